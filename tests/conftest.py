@@ -1,0 +1,56 @@
+"""Settings every test runs under, and the fixtures more than one room uses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Before anything imports jax. The compile cache is shared by all test processes and by later runs; a cold run fills it.
+_CACHE = Path(tempfile.gettempdir()) / f"priorax-test-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bits and tolerances are stated for CPU; set it to "cuda" to try a GPU
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout the tests run from."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def openml_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A writable copy of an offline OpenML cache (the client writes into it); skips where none is given."""
+    source = os.environ.get("PRIORAX_OPENML_CACHE")
+    if not source:
+        pytest.skip("no offline OpenML cache: set PRIORAX_OPENML_CACHE to the folder that holds org/openml")
+    if not Path(source).is_dir():
+        pytest.fail(f"PRIORAX_OPENML_CACHE={source} is not a folder")
+    copy = tmp_path_factory.mktemp("openml") / "cache"
+    shutil.copytree(source, copy)
+    for path in [copy, *copy.rglob("*")]:  # the source may be read-only
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def run_cli():
+    """Runs the command line in a process of its own: ``run_cli("doctor", "--json", cwd=..., env={...})``."""
+
+    def run(*args: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300):
+        return subprocess.run(
+            [sys.executable, "-m", "priorax", *map(str, args)],
+            cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    return run
