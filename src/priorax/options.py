@@ -1,0 +1,60 @@
+"""Flags that several commands share, and the reading of ``--a.b.c VALUE`` settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from priorax.configs.errors import ConfigError
+
+Device = Literal["auto", "cpu", "gpu", "tpu"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """Flags every command has."""
+
+    json: bool = False
+    """Print the result as one JSON object on stdout."""
+    quiet: bool = False
+    """No logs and no progress on stderr."""
+    device: Device = "auto"
+    """Where to compute; auto takes what JAX finds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutDir(Common):
+    """Flags of a command that fills a directory."""
+
+    overwrite: bool = False
+    """Delete what an earlier run left in --out."""
+    resume: bool = False
+    """Go on with what an earlier run left in --out."""
+
+
+Positional = tyro.conf.Positional
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+
+
+def settings(unknown: list[str]) -> dict[str, str]:
+    """Turns left-over ``--a.b VALUE`` and ``--a.b=VALUE`` arguments into dotted overrides of a configuration.
+
+    Raises:
+      ConfigError: an argument is not of that form, or its value is missing.
+    """
+    found: dict[str, str] = {}
+    rest = list(unknown)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise ConfigError(f"unexpected argument {word!r}; settings are written as --group.name VALUE")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or (rest[0].startswith("--")):
+                raise ConfigError(f"--{key} needs a value")
+            value = rest.pop(0)
+        found[key.replace("-", "_")] = value
+    return found

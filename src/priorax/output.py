@@ -1,0 +1,189 @@
+"""What a command leaves behind: results on stdout, logs on stderr, files that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from priorax.configs.errors import ConfigError, PrioraxError
+from priorax.configs.files import write_text
+
+
+class Interrupted(PrioraxError):
+    """SIGINT or SIGTERM arrived and the work was saved; exit code 130 or 143."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopFlag:
+    """Set by the first SIGINT or SIGTERM; the second one ends the process at once.
+
+    Long loops look at ``flag.signal`` between units of work, save, and raise `Interrupted`.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        log(f"{signal.Signals(number).name}: finishing the current unit and saving; again to stop at once")
+
+
+@contextlib.contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Catches SIGINT and SIGTERM inside the block (main thread only) and restores the old handlers after it."""
+    flag, old = StopFlag(), {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, flag._handle)
+    except ValueError:  # not the main thread: the caller's signals stay its own
+        pass
+    try:
+        yield flag
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silences `log` for the process (errors still appear)."""
+    global _quiet
+    _quiet = quiet
+
+
+def log(message: str) -> None:
+    """One line on stderr."""
+    if not _quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def emit_json(result: Any) -> None:
+    """The result as one JSON object on stdout; NaN becomes null, since JSON has no NaN."""
+    print(json.dumps(jsonable(result), indent=2, allow_nan=False))
+
+
+def jsonable(value: Any) -> Any:
+    """Plain Python of a nested result: paths to text, arrays to lists, NaN and infinities to None."""
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Plain aligned text: first column left, the others right."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+
+
+def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Makes the output directory ready.
+
+    Raises:
+      ConfigError: it is a file; or it holds something and neither ``overwrite`` nor ``resume`` was given; or both were;
+        or it cannot be created.
+    """
+    out = Path(out).expanduser()
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume exclude each other")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a directory")
+    if out.exists() and any(out.iterdir()) and not resume:
+        if not overwrite:
+            raise ConfigError(f"{out} is not empty. Use --resume, --overwrite or another --out.")
+        if not (out / RUN_FILE).is_file():
+            raise ConfigError(f"{out} was not made by priorax (no {RUN_FILE}), so --overwrite will not delete it")
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot create --out {out}: {error.strerror}") from None
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"--out {out} is not writable")
+    return out
+
+
+RUN_FILE = "run.json"
+
+
+def write_run(out: Path, command: str, settings: dict[str, Any]) -> None:
+    """Writes `run.json`: which command made this folder and with which settings."""
+    write_text(out / RUN_FILE, json.dumps({"command": command, **jsonable(settings)}, indent=2, sort_keys=True) + "\n")
+
+
+def check_out_file(path: Path, overwrite: bool) -> Path:
+    """The same rule for a command that writes one file."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"--out {path} is a directory; give a file")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists. Use --overwrite or another --out.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: the folder {path.parent} does not exist")
+    return path
+
+
+class Progress:
+    """A bar on a terminal, a plain line every few seconds otherwise, nothing when quiet. All on stderr."""
+
+    def __init__(self, total: int, unit: str, done: int = 0, every_s: float = 10.0) -> None:
+        self.total, self.unit, self.done, self.every_s = total, unit, done, every_s
+        self.first, self.start = done, time.monotonic()
+        self.last = self.start - every_s
+        self.bar = None
+        if sys.stderr.isatty() and not _quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[extra]}"),
+                                TimeRemainingColumn(), console=Console(stderr=True), transient=True)  # fmt: skip
+            self.row = self.bar.add_task(unit, total=total, completed=done, extra="")
+            self.bar.start()
+
+    def rate(self) -> float:
+        return (self.done - self.first) / max(time.monotonic() - self.start, 1e-9)
+
+    def advance(self, n: int, extra: str = "") -> None:
+        self.done += n
+        text = f"{self.done:,}/{self.total:,} {self.unit}, {self.rate():,.0f} {self.unit}/s{', ' if extra else ''}{extra}"
+        if self.bar is not None:
+            self.bar.update(self.row, completed=self.done, extra=text)
+        elif time.monotonic() - self.last >= self.every_s:
+            left = (self.total - self.done) / max(self.rate(), 1e-9)
+            log(f"{text}, {left:.0f} s left")
+            self.last = time.monotonic()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
