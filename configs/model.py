@@ -1,0 +1,75 @@
+"""The shape of the network: one frozen dataclass, stored beside every set of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"model.{name} is {value}; allowed: {low} to {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and options of `priorax.models.PFN`.
+
+    Attributes:
+      width: width E of every token; a multiple of ``heads``.
+      heads: attention heads. Few wide heads (``width / heads`` of 32 or 64) are fast on CPU; the fused GPU kernel
+        needs a multiple of 8.
+      layers: number of blocks.
+      hidden: width of the feed-forward layer inside a block.
+      decoder_hidden: width of the hidden layer of the output head.
+      thinking_rows: learned rows that stand before the context rows of every task.
+      max_classes: size of the output head; tasks may have 2 .. max_classes classes.
+      group_offsets: token j reads the columns ``j + offset`` modulo the number of active columns.
+      residual_decay: the residual stream is multiplied by ``residual_decay ** i`` before block i.
+      dtype: precision of activations: ``float32``, ``bfloat16`` or ``auto`` (bfloat16 on accelerators).
+      attention: row attention kernel: ``xla``, ``cudnn`` or ``auto`` (cuDNN on an NVIDIA GPU in 16 bit, else XLA).
+      max_rows: context rows the weights are meant for (a limit for users, not a shape).
+      max_columns: columns the weights are meant for (likewise).
+    """
+
+    width: int = 64
+    heads: int = 2
+    layers: int = 3
+    hidden: int = 128
+    decoder_hidden: int = 128
+    thinking_rows: int = 8
+    max_classes: int = 10
+    group_offsets: tuple[int, ...] = (0, 1, 3)
+    residual_decay: float = 0.95
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    max_rows: int = 2048
+    max_columns: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group_offsets", tuple(self.group_offsets))
+        _check("width", self.width, 8, 4096)
+        _check("heads", self.heads, 1, 64)
+        if self.width % self.heads:
+            raise ValueError(f"model.heads is {self.heads}; it must divide model.width = {self.width}")
+        _check("layers", self.layers, 1, 64)
+        _check("hidden", self.hidden, 8, 16384)
+        _check("decoder_hidden", self.decoder_hidden, 8, 16384)
+        _check("thinking_rows", self.thinking_rows, 1, 1024)
+        _check("max_classes", self.max_classes, 2, 1000)
+        _check("residual_decay", self.residual_decay, 0.5, 1.0)
+        _check("max_rows", self.max_rows, 8, 10_000_000)
+        _check("max_columns", self.max_columns, 1, 100_000)
+        if not self.group_offsets or min(self.group_offsets) < 0:
+            raise ValueError(f"model.group_offsets is {self.group_offsets}; give at least one offset, none negative")
+        for name, value, allowed in (
+            ("dtype", self.dtype, ("auto", "float32", "bfloat16")),
+            ("attention", self.attention, ("auto", "xla", "cudnn")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"model.{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads

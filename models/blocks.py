@@ -1,0 +1,101 @@
+"""One block of the trunk, written for weights that are stacked over layers and run with `jax.lax.scan`."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..configs.model import ModelConfig
+from .attention import feature_attention, row_attention
+
+_REFERENCE_ROWS = 256.0
+"""Context size at which the length factor on row attention is 1."""
+
+
+def rms_norm(h: jax.Array, gain: jax.Array) -> jax.Array:
+    """Root-mean-square normalisation over the last axis, in float32 whatever the dtype of ``h``."""
+    wide = h.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)
+    return (wide * gain).astype(h.dtype)
+
+
+def _matrix(rngs: nnx.Rngs, layers: int, rows: int, columns: int) -> nnx.Param:
+    return nnx.Param(jax.random.normal(rngs.params(), (layers, rows, columns)) / math.sqrt(rows))
+
+
+class Blocks(nnx.Module):
+    """All blocks of the trunk; every parameter has a leading layer axis.
+
+    Block i: scale the residual stream by ``residual_decay ** i``, then attention over the columns of a row, then
+    attention of every row over thinking and context rows of the same column, then a GELU feed-forward layer, each
+    after an RMSNorm and each with a projection back that starts at zero. No biases. A bounded factor
+    ``clip(1 + a log(n / 256), 0.5, 2)`` with one learned ``a`` per head multiplies the scores of row attention, so
+    that attention does not flatten when the context is longer than in training (scalable softmax, arXiv 2501.19399;
+    bounded because unbounded factors were seen to run away in replications of TabICLv2).
+    """
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        layers, width, hidden = cfg.layers, cfg.width, cfg.hidden
+        zero = (layers, width, width)
+        self.heads, self.decay = cfg.heads, cfg.residual_decay
+        self.feature_norm = nnx.Param(jnp.ones((layers, width)))
+        self.feature_q = _matrix(rngs, layers, width, width)
+        self.feature_k = _matrix(rngs, layers, width, width)
+        self.feature_v = _matrix(rngs, layers, width, width)
+        self.feature_out = nnx.Param(jnp.zeros(zero))
+        self.row_norm = nnx.Param(jnp.ones((layers, width)))
+        self.row_q = _matrix(rngs, layers, width, width)
+        self.row_k = _matrix(rngs, layers, width, width)
+        self.row_v = _matrix(rngs, layers, width, width)
+        self.row_out = nnx.Param(jnp.zeros(zero))
+        self.row_length = nnx.Param(jnp.full((layers, cfg.heads), 1.0 / math.log(_REFERENCE_ROWS)))
+        self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
+        self.mlp_in = _matrix(rngs, layers, width, hidden)
+        self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
+
+    def stacked(self) -> dict[str, jax.Array]:
+        """The parameters by name, each with a leading layer axis, and the scale of the residual stream."""
+        names = [name for name, value in vars(self).items() if isinstance(value, nnx.Param)]
+        params = {name: getattr(self, name)[...] for name in names}
+        return params | {"stream_scale": self.decay ** jnp.arange(params["row_length"].shape[0], dtype=jnp.float32)}
+
+
+def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
+    """Scales the stream and adds attention over columns. h: [B, T, S, E]; w: one layer of `Blocks.stacked`."""
+    h = h * w["stream_scale"].astype(h.dtype)
+    x = rms_norm(h, w["feature_norm"])
+    q, k, v = (x @ w[f"feature_{name}"].astype(h.dtype) for name in "qkv")
+    return h + feature_attention(q, k, v, n_tokens, heads) @ w["feature_out"].astype(h.dtype)
+
+
+def row_keys(w: dict[str, jax.Array], h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values of row attention for the rows given, [B, T, S, E] each."""
+    x = rms_norm(h, w["row_norm"])
+    return x @ w["row_k"].astype(h.dtype), x @ w["row_v"].astype(h.dtype)
+
+
+def row_step(
+    w: dict[str, jax.Array],
+    h: jax.Array,
+    keys: tuple[jax.Array, jax.Array],
+    n_keys: jax.Array,
+    n_context: jax.Array,
+    implementation: str,
+) -> jax.Array:
+    """Adds attention over rows and the feed-forward layer.
+
+    Args:
+      h: [B, T, S, E], the rows that ask.
+      keys: what `row_keys` gave for thinking and context rows, [B, T, N, E] each.
+      n_keys: i32[B], keys that may be seen (a prefix).
+      n_context: i32[B], context rows; sets the length factor.
+    """
+    rows = n_context.astype(jnp.float32)[:, None]
+    factor = jnp.clip(1.0 + w["row_length"] * jnp.log(rows / _REFERENCE_ROWS), 0.5, 2.0)
+    q = rms_norm(h, w["row_norm"]) @ w["row_q"].astype(h.dtype)
+    h = h + row_attention(q, *keys, n_keys, factor, implementation) @ w["row_out"].astype(h.dtype)
+    x = jax.nn.gelu(rms_norm(h, w["mlp_norm"]) @ w["mlp_in"].astype(h.dtype))
+    return h + x @ w["mlp_out"].astype(h.dtype)

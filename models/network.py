@@ -1,0 +1,224 @@
+"""The network: a set transformer over the cells of a table that classifies query rows given labelled context rows.
+
+Layout after TabPFN v2 (one token per cell, attention over columns then rows) with the additions measured in the
+nanoTabPFN speedrun (arXiv 2606.03681) and TabICLv2 (arXiv 2602.11139); each module says which.
+
+Guarantees, tested: a query row influences no other row; the order of context rows changes nothing beyond rounding;
+padded columns and padded context rows change nothing, whatever they hold; the plain forward, the forward with a static
+context and the cached forward agree within rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..configs.model import ModelConfig
+from .attention import pick_implementation
+from .blocks import Blocks, feature_step, rms_norm, row_keys, row_step
+from .embedding import CellEmbedding, ColumnStatistics, cell_channels, column_statistics
+
+MASKED_LOGIT = -1e9
+"""Logit of a class that a task does not have."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContextCache:
+    """A context that was read once. Sizes: B tasks, F columns, L layers, T = 1 + F tokens, N = thinking + context rows.
+
+    Attributes:
+      keys, values: [L, B, T, N, E] in the network's dtype.
+      statistics: the context statistics of every column.
+      n_features, n_classes, n_context: i32[B].
+      categorical: bool[B, F].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    statistics: ColumnStatistics
+    n_features: jax.Array
+    n_classes: jax.Array
+    n_context: jax.Array
+    categorical: jax.Array
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays held."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+
+class PFN(nnx.Module):
+    """Prior-fitted network for classification (module docstring).
+
+    Call: ``model(x, y, n_features, n_classes, n_context, categorical, context=None) -> logits``. Sizes: B tasks, R rows,
+    F columns, C = cfg.max_classes.
+
+    Args:
+      x: f32[B, R, F]; a value that is not finite counts as missing. Columns at or past ``n_features`` are never read.
+      y: i32[B, R]; labels of query rows are never read.
+      n_features, n_classes, n_context: i32[B]; at least 1, 2 and 1.
+      categorical: bool[B, F].
+      context: static. When given, rows ``[0, context)`` have room for context (those at or past ``n_context`` are
+        masked), the others are query rows and only they get logits: f32[B, R - context, C]. When None, every row at
+        or past ``n_context`` is a query row and all rows get an output, f32[B, R, C]; only rows at or past
+        ``n_context`` mean something (the outputs of context rows have seen their own label).
+
+    Returns:
+      float32 logits; classes at or past ``n_classes`` have -1e9.
+    """
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embedding = CellEmbedding(cfg, rngs=rngs)
+        self.blocks = Blocks(cfg, rngs=rngs)
+        self.decoder = Decoder(cfg, rngs=rngs)
+
+    def __call__(self, x, y, n_features, n_classes, n_context, categorical, *, context: int | None = None) -> jax.Array:
+        rows, thinking = x.shape[1], self.cfg.thinking_rows
+        room = rows if context is None else context
+        if not 0 < room <= rows or (context is not None and room == rows):
+            raise ValueError(f"context is {context}; it must lie in [1, {rows - 1}] for tables of {rows} rows")
+        dtype, kernel = self._numerics()
+        cells, observed = _columns_first(x, n_features)
+        is_context = jnp.arange(rows) < n_context[:, None]
+        statistics = column_statistics(cells[:, :, :room], (observed & is_context[:, None])[:, :, :room])
+        channels = cell_channels(cells, observed, categorical, statistics)
+        h = self.embedding.tokens(channels, y, is_context, n_features, dtype)
+        h = jnp.concatenate([self.embedding.thinking_tokens(*h.shape[:2], dtype), h], axis=2)
+        n_tokens, n_keys = n_features + 1, n_context + thinking
+        first = thinking + (0 if context is None else room)  # where the rows that get logits begin
+
+        def block(h, w):
+            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            keys = row_keys(w, h[:, :, : thinking + room])
+            return row_step(w, h, keys, n_keys, n_context, kernel), None
+
+        w = self.blocks.stacked()
+        h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w))
+        # After the last block only rows with logits are read, so it asks for no others.
+        w = jax.tree.map(lambda a: a[-1], w)
+        h = feature_step(w, h, n_tokens, self.cfg.heads)
+        keys = row_keys(w, h[:, :, : thinking + room])
+        h = row_step(w, h[:, :, first:], keys, n_keys, n_context, kernel)
+        return self.decoder(h, n_features, n_classes)
+
+    def encode_context(self, x, y, n_features, n_classes, n_context, categorical) -> ContextCache:
+        """Reads the context once; `predict_queries` then answers any number of query rows.
+
+        Args:
+          x: f32[B, N, F]; context rows, those at or past ``n_context`` are padding.
+          y: i32[B, N].
+          n_features, n_classes, n_context: i32[B].
+          categorical: bool[B, F].
+        """
+        rows, thinking = x.shape[1], self.cfg.thinking_rows
+        dtype, kernel = self._numerics()
+        cells, observed = _columns_first(x, n_features)
+        is_context = jnp.arange(rows) < n_context[:, None]
+        statistics = column_statistics(cells, observed & is_context[:, None])
+        channels = cell_channels(cells, observed, categorical, statistics)
+        h = self.embedding.tokens(channels, y, is_context, n_features, dtype)
+        h = jnp.concatenate([self.embedding.thinking_tokens(*h.shape[:2], dtype), h], axis=2)
+        n_tokens, n_keys = n_features + 1, n_context + thinking
+
+        def block(h, w):
+            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            keys = row_keys(w, h)
+            return row_step(w, h, keys, n_keys, n_context, kernel), keys
+
+        w = self.blocks.stacked()
+        h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w))
+        w = jax.tree.map(lambda a: a[-1], w)
+        last = row_keys(w, feature_step(w, h, n_tokens, self.cfg.heads))
+        keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip((keys, values), last, strict=True))
+        return ContextCache(keys, values, statistics, n_features, n_classes, n_context, categorical)
+
+    def predict_queries(self, cache: ContextCache, x: jax.Array) -> jax.Array:
+        """Logits f32[B, Q, C] of query rows x f32[B, Q, F], equal to the plain forward within rounding.
+
+        Rows are independent, so any chunking of them gives the same answers.
+        """
+        dtype, kernel = self._numerics()
+        cells, observed = _columns_first(x, cache.n_features)
+        channels = cell_channels(cells, observed, cache.categorical, cache.statistics)
+        no_labels = jnp.zeros(x.shape[:2], jnp.int32)
+        h = self.embedding.tokens(channels, no_labels, no_labels.astype(bool), cache.n_features, dtype)
+        n_tokens, n_keys = cache.n_features + 1, cache.n_context + self.cfg.thinking_rows
+
+        def block(h, layer):
+            w, keys, values = layer
+            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel), None
+
+        h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values))
+        return self.decoder(h, cache.n_features, cache.n_classes)
+
+    def _numerics(self) -> tuple[jnp.dtype, str]:
+        on_cpu = jax.default_backend() == "cpu"
+        name = ("float32" if on_cpu else "bfloat16") if self.cfg.dtype == "auto" else self.cfg.dtype
+        dtype = jnp.dtype(name)
+        return dtype, pick_implementation(self.cfg.attention, dtype, self.cfg.head_width)
+
+
+class Decoder(nnx.Module):
+    """Class logits from the mean of a row's active feature tokens beside its target token, in float32."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        width, hidden = 2 * cfg.width, cfg.decoder_hidden
+        self.norm = nnx.Param(jnp.ones(width))
+        self.into = nnx.Param(jax.random.normal(rngs.params(), (width, hidden)) / math.sqrt(width))
+        self.into_bias = nnx.Param(jnp.zeros(hidden))
+        self.out = nnx.Param(0.1 * jax.random.normal(rngs.params(), (hidden, cfg.max_classes)) / math.sqrt(hidden))
+        self.out_bias = nnx.Param(jnp.zeros(cfg.max_classes))
+
+    def __call__(self, h: jax.Array, n_features: jax.Array, n_classes: jax.Array) -> jax.Array:
+        """[B, 1 + F, Q, E] -> f32[B, Q, C]."""
+        h = h.astype(jnp.float32)
+        active = (jnp.arange(h.shape[1] - 1) < n_features[:, None]).astype(jnp.float32)[:, :, None, None]
+        mean = (h[:, 1:] * active).sum(1) / n_features.astype(jnp.float32)[:, None, None]
+        x = rms_norm(jnp.concatenate([mean, h[:, 0]], axis=-1), self.norm[...])
+        logits = jax.nn.gelu(x @ self.into[...] + self.into_bias[...]) @ self.out[...] + self.out_bias[...]
+        known = jnp.arange(logits.shape[-1]) < n_classes[:, None, None]
+        return jnp.where(known, logits, MASKED_LOGIT)
+
+
+def _columns_first(x: jax.Array, n_features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x [B, S, F] as f32[B, F, S], and which cells hold a value: finite, and in an active column."""
+    x = jnp.swapaxes(x.astype(jnp.float32), 1, 2)
+    active = jnp.arange(x.shape[1]) < n_features[:, None]
+    observed = jnp.isfinite(x) & active[:, :, None]
+    return jnp.where(observed, x, 0.0), observed
+
+
+def init_params(cfg: ModelConfig, seed: int = 0) -> dict[str, Any]:
+    """Fresh parameters as a plain nested dict of float32 arrays (what training and the weights file hold)."""
+    @jax.jit
+    def init(key: jax.Array) -> dict[str, Any]:
+        return nnx.to_pure_dict(nnx.state(PFN(cfg, rngs=nnx.Rngs(key)), nnx.Param))
+
+    return init(jax.random.key(seed))
+
+
+def with_params(cfg: ModelConfig, params: dict[str, Any]) -> PFN:
+    """The network with these parameters; cheap (no initialisation), also under jit with traced parameters."""
+    graph, state = _skeleton(cfg)
+    filled = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(filled, params)
+    return nnx.merge(graph, filled)
+
+
+def count_params(params: dict[str, Any]) -> int:
+    """Numbers held by a parameter tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@functools.lru_cache(maxsize=32)
+def _skeleton(cfg: ModelConfig):
+    return nnx.split(nnx.eval_shape(lambda: PFN(cfg, rngs=nnx.Rngs(0))))
