@@ -1,0 +1,264 @@
+"""`PFNClassifier`: the network behind scikit-learn's classifier interface."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..configs.errors import DataError
+from .ensemble import TRANSFORMS, Limits, ValueTransform, combine, plan_members
+from .inference import Contexts, Engine, Session, get_engine
+from .preprocess import TableEncoder
+from .tables import read_table
+
+
+class LimitWarning(UserWarning):
+    """The table exceeds what the weights handle in one pass; the message names the limit and what is done."""
+
+
+class PFNClassifier(ClassifierMixin, BaseEstimator):
+    """Classifies rows of a table in context: the training rows are the network's input, no weights change in ``fit``.
+
+    NumPy, pandas, polars or pyarrow tables of numbers, text, truth values and dates, with missing values (NaN, None,
+    pandas.NA). Infinities and sparse matrices are refused. Opens no network connection.
+
+    Parameters
+    ----------
+    n_estimators : int, default=4
+        Members of the ensemble; they differ in the order of columns and class labels. 1 is fastest.
+    categorical_features : "from_dtype", None, or array-like of bool, int or str, default="from_dtype"
+        Numeric columns that hold categories, as in HistGradientBoostingClassifier. Text is always categorical.
+    softmax_temperature : float, default=0.9
+        Logits are divided by it; below 1 sharpens the probabilities.
+    numeric_transforms : tuple of {"none", "quantile", "power"}, default=("none",)
+        Value transforms of numeric columns; member m uses the m-th, cyclically.
+    max_context : int or None, default=None
+        Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
+        per member, stratified, with a `LimitWarning`.
+    max_columns : int or None, default=None
+        Columns one member may see; None takes the limit stored with the weights. Members share wider tables.
+    cache_context : bool or "auto", default="auto"
+        Keep the encoded training rows between calls of predict; "auto" does so up to 1 GiB.
+    weights : str, path or None, default=None
+        A ``.safetensors`` file; None uses the weights that ship with the package.
+    random_state : int, RandomState instance or None, default=0
+        Draws the members.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,), when X had string column names
+    weights_hash_ : str
+        SHA-256 of the weights used; checked when a pickled estimator predicts.
+    members_ : list of Member
+        What each pass sees.
+
+    Notes
+    -----
+    Method: prior-data fitted networks (Müller et al. 2022, arXiv 2112.10510; Hollmann et al. 2023, arXiv 2207.01848).
+    Pickles hold the training rows and the digest of the weights, never the weights.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from priorax import PFNClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> PFNClassifier().fit(X, y).predict_proba(X[:2]).shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        n_estimators: int = 4,
+        *,
+        categorical_features: Any = "from_dtype",
+        softmax_temperature: float = 0.9,
+        numeric_transforms: tuple[str, ...] = ("none",),
+        max_context: int | None = None,
+        max_columns: int | None = None,
+        cache_context: bool | str = "auto",
+        weights: Any = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.categorical_features = categorical_features
+        self.softmax_temperature = softmax_temperature
+        self.numeric_transforms = numeric_transforms
+        self.max_context = max_context
+        self.max_columns = max_columns
+        self.cache_context = cache_context
+        self.weights = weights
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> PFNClassifier:
+        """Stores the training rows and plans the members.
+
+        Parameters
+        ----------
+        X : table of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,); numbers or text.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        columns = read_table(X)
+        validate_data(self, X, reset=True, skip_check_array=True)
+        n = len(columns[0].values) if columns else np.shape(X)[0]
+        for count, what in ((n, "sample"), (len(columns), "feature")):
+            if count < 1:
+                raise ValueError(
+                    f"Found array with 0 {what}(s) (shape=({n}, {len(columns)})) while a minimum of 1 is required."
+                )
+        codes = self._fit_target(y, n, columns)
+        self._encoder = TableEncoder(self.categorical_features)
+        self._x = self._encoder.fit_transform(columns)
+        self._y = codes
+        engine = get_engine(self.weights)
+        self.weights_hash_ = engine.sha256
+        limits = Limits(
+            rows=engine.cfg.max_rows if self.max_context is None else self.max_context,
+            columns=engine.cfg.max_columns if self.max_columns is None else self.max_columns,
+            classes=engine.cfg.max_classes,
+        )
+        if n > limits.rows < min(len(self.classes_), limits.classes):
+            raise ValueError(f"max_context is {limits.rows}, fewer rows than the {len(self.classes_)} classes of y")
+        rng = check_random_state(self.random_state)
+        transforms = tuple(self.numeric_transforms)
+        self.members_, notes = plan_members(
+            self.n_estimators, codes, self._x.shape[1], limits, rng, transforms=transforms
+        )
+        for note in notes:
+            warnings.warn(note, LimitWarning, stacklevel=2)
+        self._transforms = {
+            kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
+        }
+        self._live = _Live()
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities, f64[n_samples, n_classes], columns in the order of ``classes_``."""
+        check_is_fitted(self)
+        columns = read_table(X)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        n = len(columns[0].values)
+        if n < 1:
+            raise ValueError(f"Found array with 0 sample(s) (shape={np.shape(X)}) while a minimum of 1 is required.")
+        x = self._encoder.transform(columns)
+        if len(self.classes_) == 1:
+            return np.ones((n, 1))
+        views = {kind: transform.apply(x) for kind, transform in self._transforms.items()}
+
+        def queries(m: int, rows: slice) -> np.ndarray:
+            member = self.members_[m]
+            return views[member.transform][rows][:, member.columns]
+
+        logits = self._session().logits(queries, n)
+        probabilities = []
+        for member, z in zip(self.members_, logits, strict=True):
+            z = z[:, : member.n_symbols].astype(np.float64) / self.softmax_temperature
+            p = np.exp(z - z.max(1, keepdims=True))
+            probabilities.append(p / p.sum(1, keepdims=True))
+        return combine(self.members_, probabilities)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of every row, shape (n_samples,)."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[np.argmax(probabilities, axis=1)]
+
+    def warmup(self, n_queries: int = 1) -> PFNClassifier:
+        """Compiles and encodes the training rows now, so that the first ``predict`` of ``n_queries`` rows is fast."""
+        check_is_fitted(self)
+        if len(self.classes_) > 1:
+            self._session().logits(lambda m, rows: self._x[:1, self.members_[m].columns], n_queries)
+        return self
+
+    def _session(self) -> Session:
+        """Encodes contexts on first use; not at fit, so that fitting many estimators stays cheap."""
+        if self._live.session is None:
+            engine = get_engine(self.weights)
+            if engine.sha256 != self.weights_hash_:
+                raise DataError(
+                    f"this estimator was fitted with weights {self.weights_hash_[:12]}, but "
+                    f"{'the package' if self.weights is None else self.weights} now holds {engine.sha256[:12]}; "
+                    "set weights= to the file used then, or fit again"
+                )
+            keep = None if self.cache_context == "auto" else bool(self.cache_context)
+            self._live.session = Session(engine, self._contexts(engine), keep)
+        return self._live.session
+
+    def _contexts(self, engine: Engine) -> Contexts:
+        members = self.members_
+        width = max(len(m.columns) for m in members)
+        x = np.zeros((len(members), len(members[0].rows), width), dtype=np.float32)
+        categorical = np.zeros((len(members), width), dtype=bool)
+        views = {kind: transform.apply(self._x) for kind, transform in self._transforms.items()}
+        for k, m in enumerate(members):
+            x[k, :, : len(m.columns)] = views[m.transform][np.ix_(m.rows, m.columns)]
+            categorical[k, : len(m.columns)] = self._encoder.categorical_[m.columns]
+        return Contexts(
+            x=x,
+            y=np.stack([m.symbol[self._y[m.rows]] for m in members]).astype(np.int32),
+            n_features=np.array([len(m.columns) for m in members], dtype=np.int32),
+            # One class more than is there would be asked for a context of one class; the network needs two.
+            n_classes=np.array([max(2, m.n_symbols) for m in members], dtype=np.int32),
+            categorical=categorical,
+        )
+
+    def _fit_target(self, y: Any, n: int, columns: list) -> np.ndarray:
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
+            )
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_consistent_length(columns[0].values, y)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        return codes.astype(np.int64)
+
+    def _check_parameters(self) -> None:
+        for name, low in (("n_estimators", 1), ("max_context", 2), ("max_columns", 1)):
+            value = getattr(self, name)
+            if value is None and name != "n_estimators":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
+        if not 0 < self.softmax_temperature < float("inf"):
+            raise ValueError(f"softmax_temperature is {self.softmax_temperature!r}; it must be above 0")
+        wrong = [kind for kind in self.numeric_transforms if kind not in TRANSFORMS]
+        if wrong or not len(self.numeric_transforms):
+            raise ValueError(f"numeric_transforms is {self.numeric_transforms!r}; choose from {', '.join(TRANSFORMS)}")
+        if self.cache_context not in (True, False, "auto"):
+            raise ValueError(f'cache_context is {self.cache_context!r}; allowed: True, False, "auto"')
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if "_live" in state:
+            state = state | {"_live": _Live()}
+        return state
+
+
+class _Live:
+    """What lives only in this process: the encoded contexts. Its identity never changes after fit."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def __sklearn_clone__(self) -> _Live:
+        return _Live()

@@ -1,0 +1,200 @@
+"""Reads any table a user may hold into plain NumPy columns.
+
+NumPy arrays (any dtype), nested lists, pandas, polars and pyarrow tables come in; a list of 1-D columns comes out. No
+dataframe library is imported here: a frame can only be given by a caller who has already imported its library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import numbers
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+      name: the column's name, or its position as text.
+      values: 1-D array of n values: f64 (NaN = missing), bool, datetime64, timedelta64 or object (missing = None).
+      levels: the declared categories, in order, of a dataframe column with a category dtype; else None.
+    """
+
+    name: str
+    values: np.ndarray
+    levels: tuple[Any, ...] | None = None
+
+
+def read_table(X: Any) -> list[Column]:
+    """Splits a table into columns.
+
+    Args:
+      X: 2-D; n rows, d columns. NumPy array of any dtype but complex, nested lists, pandas, polars or pyarrow table,
+        an object with ``__array__``, or what this function returned.
+
+    Returns:
+      d columns, each with n values.
+
+    Raises:
+      TypeError: X is sparse, or a cell holds something that is neither a number, text, a truth value nor a date.
+      ValueError: X is not two-dimensional, or complex.
+    """
+    if isinstance(X, list) and X and isinstance(X[0], Column):
+        return X
+    if scipy.sparse.issparse(X):
+        raise TypeError(
+            f"Sparse data was passed for X ({type(X).__name__}, shape {X.shape}), but dense data is required. "
+            "Use X.toarray() if it fits into memory, or reduce the columns first, for example with "
+            "sklearn.decomposition.TruncatedSVD."
+        )
+    library = type(X).__module__.partition(".")[0]
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        return [_pandas_column(str(name), X.iloc[:, j]) for j, name in enumerate(X.columns)]
+    if library == "polars" and hasattr(X, "get_columns"):
+        return [_polars_column(series) for series in X.get_columns()]
+    if library == "pyarrow" and hasattr(X, "column_names"):
+        return [
+            _array_column(str(name), np.asarray(X.column(j).to_pylist(), dtype=object))
+            for j, name in enumerate(X.column_names)
+        ]
+    array = _as_array(X)
+    if np.iscomplexobj(array):
+        raise ValueError(f"Complex data not supported\n{array}\n")
+    if array.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {array.ndim}D array instead (shape {array.shape}). Reshape your data either using "
+            "array.reshape(-1, 1) if it has a single feature or array.reshape(1, -1) if it is a single sample."
+        )
+    return [_array_column(str(j), array[:, j]) for j in range(array.shape[1])]
+
+
+def _as_array(X: Any) -> np.ndarray:
+    if isinstance(X, np.ndarray):
+        return X
+    try:
+        array = np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"X is not a rectangular table: {error}") from None
+    # NumPy turns a list that mixes numbers and text into text only; read it again cell by cell.
+    if array.dtype.kind in "US" and not hasattr(X, "__array__"):
+        array = np.asarray(X, dtype=object)
+    return array
+
+
+def _pandas_column(name: str, series: Any) -> Column:
+    dtype = series.dtype
+    if hasattr(dtype, "categories") and hasattr(dtype, "ordered"):
+        codes = np.asarray(series.cat.codes)
+        levels = tuple(dtype.categories)
+        padded = np.array([*levels, None], dtype=object)
+        return Column(name, padded[codes], levels)
+    kind = getattr(dtype, "kind", "O")
+    if kind == "c":
+        raise ValueError(f"Complex data not supported\n{series}\n")
+    if kind in "iuf":
+        return Column(name, series.to_numpy(dtype=np.float64, na_value=np.nan))
+    if kind == "b" and not series.isna().any():
+        return Column(name, series.to_numpy(dtype=bool))
+    if kind == "M":
+        naive = series.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(dtype, "tz", None) is not None else series
+        return Column(name, naive.to_numpy(dtype="datetime64[us]"))
+    if kind == "m":
+        return Column(name, series.to_numpy(dtype="timedelta64[us]"))
+    if hasattr(dtype, "freq") and hasattr(series, "dt"):  # pandas.PeriodDtype
+        return Column(name, series.dt.to_timestamp().to_numpy(dtype="datetime64[us]"))
+    return _array_column(name, np.asarray(series, dtype=object))
+
+
+def _polars_column(series: Any) -> Column:
+    dtype = type(series.dtype).__name__ if not isinstance(series.dtype, type) else series.dtype.__name__
+    if series.dtype.is_numeric():
+        return Column(series.name, series.cast(float).to_numpy().astype(np.float64))
+    if dtype in ("Date", "Datetime"):
+        return Column(series.name, series.to_numpy().astype("datetime64[us]"))
+    if dtype == "Duration":
+        return Column(series.name, series.to_numpy().astype("timedelta64[us]"))
+    column = _array_column(series.name, np.array([*series.to_list(), None], dtype=object)[:-1])
+    if dtype == "Enum":
+        return Column(column.name, column.values, tuple(series.dtype.categories.to_list()))
+    if dtype == "Categorical":
+        return Column(column.name, column.values, tuple(sorted({v for v in column.values if v is not None})))
+    return column
+
+
+def _array_column(name: str, values: np.ndarray) -> Column:
+    """Classifies a raw 1-D array; object arrays become the narrowest kind all their values share."""
+    kind = values.dtype.kind
+    if kind == "b":
+        return Column(name, np.asarray(values, dtype=bool))
+    if kind in "iuf":
+        return Column(name, values.astype(np.float64))
+    if kind == "M":
+        return Column(name, values.astype("datetime64[us]"))
+    if kind == "m":
+        return Column(name, values.astype("timedelta64[us]"))
+    if kind == "S":
+        values = np.char.decode(values, "utf-8", "replace").astype(object)
+    elif kind == "U":
+        values = values.astype(object)
+    if values.dtype.kind != "O":
+        raise TypeError(f"X column {name!r} has dtype {values.dtype}, which cannot be read as numbers, text or dates")
+    return Column(name, _narrow(name, values))
+
+
+def _narrow(name: str, values: np.ndarray) -> np.ndarray:
+    missing = np.fromiter((is_missing(v) for v in values), dtype=bool, count=len(values))
+    present = values[~missing]
+    if all(isinstance(v, (bool, np.bool_)) for v in present):
+        if len(present) and not missing.any():
+            return values.astype(bool)
+    elif all(isinstance(v, numbers.Number) or hasattr(v, "as_tuple") for v in present):
+        if any(isinstance(v, complex) for v in present):
+            raise ValueError(f"Complex data not supported\n(column {name!r})\n")
+        out = np.full(len(values), np.nan)
+        out[~missing] = [float(v) for v in present]
+        return out
+    elif all(isinstance(v, (datetime.date, np.datetime64)) for v in present):
+        out = np.full(len(values), np.datetime64("NaT"), dtype="datetime64[us]")
+        out[~missing] = [_naive(v) for v in present]
+        return out
+    elif all(isinstance(v, (datetime.timedelta, np.timedelta64)) for v in present):
+        out = np.full(len(values), np.timedelta64("NaT"), dtype="timedelta64[us]")
+        out[~missing] = [np.timedelta64(v).astype("timedelta64[us]") for v in present]
+        return out
+    out = np.full(len(values), None, dtype=object)
+    for i in np.flatnonzero(~missing):
+        value = values[i]
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if not isinstance(value, (str, numbers.Number, np.bool_, datetime.date, datetime.time, datetime.timedelta)):
+            raise TypeError(
+                f"X column {name!r}, row {i}: argument must be a string or a real number, not "
+                f"{type(value).__name__!r} ({value!r:.60}). Turn such cells into numbers or text first."
+            )
+        out[i] = value
+    return out
+
+
+def is_missing(value: Any) -> bool:
+    """True for None, NaN, pandas.NA and NaT."""
+    if value is None:
+        return True
+    if isinstance(value, (str, bytes, bool)):
+        return False
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):
+        return False
+
+
+def _naive(value: Any) -> np.datetime64:
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    return np.datetime64(value).astype("datetime64[us]")
