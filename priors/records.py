@@ -1,0 +1,161 @@
+"""Tasks on the host, one by one: what the writers write and the readers give back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .task import TaskBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskGraph:
+    """The causal graph behind a task. Nodes are numbered 0 .. n_nodes-1 in a topological order.
+
+    Attributes:
+      n_nodes: nodes in use, hidden ones included.
+      edges: i32[E, 3], rows (source, destination, lag); the lag is 0 for tables without time.
+      node_of_feature: i32[F], the node each column shows.
+      target_node: the node the label is made from.
+      mechanism: for each node, how it is computed from its parents ("root" without parents).
+    """
+
+    n_nodes: int
+    edges: np.ndarray
+    node_of_feature: np.ndarray
+    target_node: int
+    mechanism: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRecord:
+    """One task, cropped to the rows and columns it uses.
+
+    Attributes:
+      task_id: its number in the stream of the seed.
+      x: f32[R, F]; NaN marks a missing value; categorical columns hold codes.
+      y: i32[R], classes 0 .. n_classes-1.
+      n_context: rows before it are context (training) rows.
+      n_classes: classes of the task.
+      categorical: bool[F].
+      cardinality: i32[F], levels of a categorical column, 0 for a numeric one.
+      graph: the causal graph, when it was asked for.
+    """
+
+    task_id: int
+    x: np.ndarray
+    y: np.ndarray
+    n_context: int
+    n_classes: int
+    categorical: np.ndarray
+    cardinality: np.ndarray
+    graph: TaskGraph | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        return self.x.shape[1]
+
+
+def records(batch: TaskBatch, task_ids: Sequence[int], graphs: Sequence[TaskGraph | None] | None = None) -> list[TaskRecord]:
+    """Splits a batch (host or device) into records. One per task id; tasks of the batch beyond them are left out."""
+    x, y = np.asarray(batch.x), np.asarray(batch.y)
+    widths, classes = np.asarray(batch.n_features), np.asarray(batch.n_classes)
+    context = np.asarray(batch.n_context)
+    categorical, cardinality = np.asarray(batch.categorical), np.asarray(batch.cardinality)
+    found = []
+    for b, task_id in enumerate(task_ids):
+        f = int(widths[b])
+        found.append(
+            TaskRecord(
+                task_id=int(task_id),
+                x=np.ascontiguousarray(x[b, :, :f]),
+                y=y[b],
+                n_context=int(context[b]),
+                n_classes=int(classes[b]),
+                categorical=categorical[b, :f],
+                cardinality=cardinality[b, :f],
+                graph=graphs[b] if graphs is not None else None,
+            )
+        )
+    return found
+
+
+def impute(record: TaskRecord) -> TaskRecord:
+    """Fills missing values from the context rows: the mean of a numeric column, the most frequent code of a
+    categorical one, 0 where the context shows no value at all."""
+    if not np.isnan(record.x).any():
+        return record
+    x = record.x.copy()
+    for j in range(record.n_features):
+        column = x[:, j]
+        gaps = np.isnan(column)
+        if not gaps.any():
+            continue
+        seen = column[: record.n_context]
+        seen = seen[~np.isnan(seen)]
+        if seen.size == 0:
+            value = 0.0
+        elif record.categorical[j]:
+            value = float(np.bincount(seen.astype(np.int64)).argmax())
+        else:
+            value = float(seen.astype(np.float64).mean())
+        column[gaps] = value
+    return dataclasses.replace(record, x=x)
+
+
+def crop_columns(record: TaskRecord, width: int) -> TaskRecord:
+    """Keeps the first ``width`` columns."""
+    if width == record.n_features:
+        return record
+    graph = record.graph
+    if graph is not None:
+        graph = dataclasses.replace(graph, node_of_feature=graph.node_of_feature[:width])
+    return dataclasses.replace(
+        record,
+        x=np.ascontiguousarray(record.x[:, :width]),
+        categorical=record.categorical[:width],
+        cardinality=record.cardinality[:width],
+        graph=graph,
+    )
+
+
+def group_equal(tasks: Sequence[TaskRecord], size: int) -> list[TaskRecord]:
+    """Arranges tasks so that each consecutive block of ``size`` has one width and one split.
+
+    Readers of HDF5 dumps take the width of a block from its widest task and the split from its first one. Tasks are
+    sorted by (width, split) and cut into blocks; a block that still mixes widths keeps the smallest, and one that mixes
+    splits takes the largest, which keeps every class in the context. Blocks are then put back in the order of their
+    smallest task id, so that widths come mixed.
+
+    Raises:
+      ValueError: the number of tasks is not a multiple of ``size``.
+    """
+    if len(tasks) % size:
+        raise ValueError(f"{len(tasks)} tasks do not divide into groups of {size}")
+    order = sorted(tasks, key=lambda t: (t.n_features, t.n_context, t.task_id))
+    blocks = []
+    for start in range(0, len(order), size):
+        block = order[start : start + size]
+        width, split = min(t.n_features for t in block), max(t.n_context for t in block)
+        block = [dataclasses.replace(crop_columns(t, width), n_context=split) for t in block]
+        blocks.append(sorted(block, key=lambda t: t.task_id))
+    blocks.sort(key=lambda block: block[0].task_id)
+    return [task for block in blocks for task in block]
+
+
+def graph_to_dict(graph: TaskGraph) -> dict[str, Any]:
+    """A graph as plain JSON values."""
+    return {
+        "n_nodes": graph.n_nodes,
+        "edges": graph.edges.tolist(),
+        "node_of_feature": graph.node_of_feature.tolist(),
+        "target_node": graph.target_node,
+        "mechanism": list(graph.mechanism),
+    }
