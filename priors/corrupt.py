@@ -1,0 +1,50 @@
+"""Missing values: completely at random, depending on another column, or on the value that goes missing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from . import keys
+from .keys import Purpose, Stream
+from .laws import LawArrays
+from .noise import rows_uniform
+from .plan import CohortPlan, TaskPlan
+
+
+def missing_mask(
+    cohort: CohortPlan, plan: TaskPlan, law: LawArrays, stream: Stream, rows: jax.Array, latent: jax.Array
+) -> jax.Array:
+    """bool[L, F, r]: the cells to blank out. latent: f32[L, F, r], column values before warps, about unit scale.
+
+    MAR and MNAR rates follow a logistic curve in the other (own) value; its intercept is set so that the mean rate is the wanted
+    one, by the probit approximation of a logistic-normal integral (MacKay, Neural Computation 4(5), 1992, section 5).
+    """
+    f = latent.shape[1]
+    own = keys.sub(stream, Purpose.MISSING)
+    u = jax.vmap(lambda s: keys.uniform(s, (4,)))(own)
+    column_u = jax.vmap(lambda s: keys.uniform(keys.sub(s, 1), (f, 3)))(own)
+    share = keys.log_between(u[:, :1], *law["missing_share"]) * keys.between(column_u[:, :, 0], 0.3, 1.7)
+    share = jnp.clip(share, 0.0, 0.9)
+    hit = column_u[:, :, 1] < keys.between(u[:, 1:2], *law["missing_columns"])
+    hit = hit & (jnp.arange(f)[None, :] < plan.n_features[:, None])
+    slope = keys.between(u[:, 2], 1.0, 4.0)
+    streams = jax.vmap(lambda c: keys.sub(keys.sub(stream, Purpose.MISSING_ROWS), c), out_axes=1)(
+        jnp.arange(f, dtype=jnp.uint32)
+    )
+    draw = rows_uniform(streams, rows)
+
+    def driven(z):
+        shift = jax.scipy.special.logit(share) * jnp.sqrt(1.0 + jnp.pi * slope[:, None] ** 2 / 8.0)
+        return jax.nn.sigmoid(shift[:, :, None] + slope[:, None, None] * jnp.clip(z, -5.0, 5.0))
+
+    def at_random(_):
+        other = jnp.floor(column_u[:, :, 2] * plan.n_features[:, None]).astype(jnp.int32)
+        return driven(jax.vmap(lambda v, i: v[i])(latent, other))
+
+    rate = jax.lax.switch(
+        cohort.missing - 1,
+        [lambda _: jnp.broadcast_to(share[:, :, None], latent.shape), at_random, lambda _: driven(latent)],
+        None,
+    )
+    return (draw < rate) & hit[:, :, None]

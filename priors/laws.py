@@ -1,0 +1,32 @@
+"""Laws as traced arrays: a mixture's components stacked, and the one a cohort draws from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..configs.prior import Laws, PriorConfig
+
+LawArrays = dict[str, jax.Array]
+
+
+def law_arrays(prior: PriorConfig) -> LawArrays:
+    """Stacks the laws of all components: every entry has leading axis C (components); `weight` is f32[C].
+
+    The result is a pytree of plain arrays. Pass it to the sampler as a traced argument: changing any probability or
+    range re-uses the compiled program.
+    """
+    out = {
+        f.name: np.stack([np.asarray(getattr(c.laws, f.name), np.float32) for c in prior.components])
+        for f in dataclasses.fields(Laws)
+    }
+    out["weight"] = np.asarray([c.weight for c in prior.components], np.float32)
+    return {k: jnp.asarray(v) for k, v in out.items()}
+
+
+def component(laws: LawArrays, index: jax.Array) -> LawArrays:
+    """The laws of one component (index: traced i32 scalar)."""
+    return {k: v[index] for k, v in laws.items() if k != "weight"}

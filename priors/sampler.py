@@ -1,0 +1,167 @@
+"""From keys to tables: blocks of tasks, sampled inside jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..configs.prior import PriorConfig, Sizes
+from . import keys
+from .corrupt import missing_mask
+from .laws import LawArrays, law_arrays
+from .observe import observe
+from .plan import plan_cohort, plan_task
+from .propagate import propagate, row_addresses
+from .scm import SCM
+from .target import assign_classes, settle_classes
+from .task import TableShape, TaskBatch
+
+LANES = 8
+"""Tasks in one compiled block unless told otherwise; part of the promise of equal bits."""
+UNIT = 8
+"""Neighbouring task ids of one cohort. Part of the engine version."""
+SPREAD = 64
+"""Cohorts that neighbouring runs of ids cycle through. Part of the engine version."""
+
+
+def block_tasks(sizes: Sizes, lanes: int, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The task ids u32[lanes] of a block, and the cohort they belong to.
+
+    Ids run through `SPREAD` cohorts in runs of `UNIT`: tasks 0-7 belong to cohort 0, tasks 8-15 to cohort 1, and so on, then
+    cohort 0 again; so a batch of neighbours is diverse. Blocks of up to `UNIT` lanes are neighbours, wider blocks (for
+    wide devices) gather several runs of one cohort.
+    """
+    runs = sizes.cohort // UNIT
+    block = block.astype(jnp.uint32)
+    if lanes <= UNIT:
+        ids = block * jnp.uint32(lanes) + jnp.arange(lanes, dtype=jnp.uint32)
+        run = ids[0] // jnp.uint32(UNIT)
+        return ids, run // jnp.uint32(SPREAD * runs) * jnp.uint32(SPREAD) + run % jnp.uint32(SPREAD)
+    per_cohort = jnp.uint32(sizes.cohort // lanes)
+    cohort = block // per_cohort
+    member = block % per_cohort * jnp.uint32(lanes) + jnp.arange(lanes, dtype=jnp.uint32)
+    run = member // jnp.uint32(UNIT)
+    window, inside = cohort // jnp.uint32(SPREAD), cohort % jnp.uint32(SPREAD)
+    return ((window * jnp.uint32(runs) + run) * jnp.uint32(SPREAD) + inside) * jnp.uint32(UNIT) + member % jnp.uint32(
+        UNIT
+    ), cohort
+
+
+def locate(sizes: Sizes, lanes: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The block and lane of every task id: the inverse of `block_tasks`, on the host."""
+    ids = np.asarray(ids, np.int64)
+    if lanes <= UNIT:
+        return ids // lanes, ids % lanes
+    runs = sizes.cohort // UNIT
+    run, offset = ids // UNIT, ids % UNIT
+    window, place = run // (SPREAD * runs), run % (SPREAD * runs)
+    cohort = window * SPREAD + place % SPREAD
+    member = place // SPREAD * UNIT + offset
+    return cohort * (sizes.cohort // lanes) + member // lanes, member % lanes
+
+
+def sample_block(
+    sizes: Sizes, shape: TableShape, lanes: int, with_scm: bool, laws: LawArrays, key: jax.Array, block: jax.Array
+) -> TaskBatch:
+    """Samples the tasks of one block (see `block_tasks`). Pure; `block` is a traced u32 scalar.
+
+    `lanes` must divide `sizes.cohort`. A task depends on (sizes, shape, laws, key, task id) alone.
+    """
+    ids, cohort_id = block_tasks(sizes, lanes, block)
+    cohort, law = plan_cohort(sizes, shape, laws, keys.cohort_stream(key, cohort_id))
+    stream = jax.vmap(lambda i: keys.task_stream(key, i))(ids)
+    plan = jax.vmap(lambda s: plan_task(sizes, shape, cohort, law, s))(stream)
+
+    every = row_addresses(sizes, shape.rows)
+    rows = every[sizes.reference_rows :]
+    values, params = propagate(sizes, cohort, plan, law, stream, every)
+    reference = values[..., : sizes.reference_rows]
+    columns, latent, cardinality = observe(sizes, cohort, plan, law, stream, every, reference, values)
+    m = sizes.reference_rows
+    data = values[..., m:]
+    y, score, label_noise = assign_classes(
+        sizes, cohort, plan, law, stream, rows, reference, data, columns[..., :m], columns[..., m:]
+    )
+    columns, latent = columns[..., m:], latent[..., m:]
+
+    def blank(x):
+        return jnp.where(missing_mask(cohort, plan, law, stream, rows, latent), jnp.nan, x)
+
+    columns = jax.lax.cond(cohort.missing > 0, blank, lambda x: x, columns)
+    order, y, n_classes, fallback = settle_classes(plan, stream, rows, y, score, sizes.classes)
+    columns = jax.lax.cond(
+        (order != jnp.arange(shape.rows, dtype=jnp.int32)).any(),
+        lambda x: jnp.take_along_axis(x, order[:, None, :], axis=2),
+        lambda x: x,
+        columns,
+    )
+    each = lambda v: jnp.broadcast_to(v, (lanes,))  # noqa: E731
+    info = {
+        "task_id": ids,
+        "component": each(cohort.component),
+        "graph": each(cohort.graph),
+        "target": each(cohort.target),
+        "missing": each(cohort.missing),
+        "n_nodes": jnp.sum(plan.active, axis=1).astype(jnp.int32),
+        "n_edges": jnp.sum(plan.parents, axis=(1, 2)).astype(jnp.int32),
+        "label_noise": label_noise,
+        "fallback": fallback,
+    }
+    scm = None
+    if with_scm:
+        shared = jax.tree.map(lambda v: jnp.broadcast_to(v, (lanes, *v.shape)), (cohort, law))
+        scm = SCM(*shared, plan, params, stream, reference, order, sizes)
+    return TaskBatch(
+        x=jnp.swapaxes(columns, 1, 2),
+        y=y,
+        n_features=plan.n_features,
+        n_classes=n_classes,
+        n_context=plan.n_context,
+        categorical=cardinality > 0,
+        cardinality=cardinality,
+        info=info,
+        scm=scm,
+    )
+
+
+def sample_blocks(
+    sizes: Sizes, shape: TableShape, lanes: int, with_scm: bool, laws: LawArrays, key: jax.Array, blocks: jax.Array
+) -> TaskBatch:
+    """Samples several blocks one after another (blocks: u32[n]); the result has n * lanes tasks.
+
+    A loop, not a vmap: a block's branches stay scalars, and its working set stays in cache.
+    """
+    out = jax.lax.map(lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b), blocks)
+    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), out)
+
+
+def make_sampler(
+    prior: PriorConfig, shape: TableShape, tasks: int, lanes: int | None = None, with_scm: bool = False
+) -> Callable[..., TaskBatch]:
+    """Builds the training stream of a prior: ``sampler(key, step, laws=None) -> TaskBatch`` with `tasks` tasks.
+
+    The sampler is pure and jittable; `step` is a traced integer and steps never repeat a task (up to 2**32 of them). `laws`
+    (see `law_arrays`) may be given to change probabilities without recompiling.
+
+    Raises:
+      ValueError: if `lanes` (default: the largest power of two up to 8 dividing `tasks`) does not divide both
+        `tasks` and the cohort.
+    """
+    sizes = prior.sizes
+    if tasks < 1:
+        raise ValueError(f"tasks is {tasks}; a batch needs at least 1")
+    if lanes is None:
+        lanes = min(LANES, sizes.cohort, tasks & -tasks)
+    if tasks % lanes or sizes.cohort % lanes:
+        raise ValueError(f"lanes is {lanes}; it must divide tasks ({tasks}) and sizes.cohort ({sizes.cohort})")
+    default = law_arrays(prior)
+    count = tasks // lanes
+
+    def sampler(key: jax.Array, step: jax.Array, laws: LawArrays | None = None) -> TaskBatch:
+        place = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)
+        return sample_blocks(sizes, shape, lanes, with_scm, default if laws is None else laws, key, place)
+
+    return sampler

@@ -1,0 +1,201 @@
+"""The structural causal model behind a task: sample it anew, intervene on it, ask counterfactual questions.
+
+Exogenous noise is addressed by row (see `keys`), so "the same units under another world" is the same row addresses with an
+intervention: abduction is exact by construction, and rows that the intervention does not reach are bitwise unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..configs.prior import COMBINES, FAMILIES, ROOTS, TARGETS, Sizes
+from .activations import ACTIVATIONS
+from .keys import Stream
+from .laws import LawArrays
+from .observe import observe
+from .plan import CohortPlan, TaskPlan
+from .propagate import REFERENCE_ROWS, Intervention, MechanismParams, propagate
+from .target import assign_classes, rule_columns
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SCM:
+    """Structural causal models of B tasks (every array has leading axis B; `task(i)` picks one).
+
+    Nodes are vectors of up to `sizes.width` coordinates in padded topological order: roots first, then one slot per
+    instruction. A node in use has `plan.active`; `plan.parents[i, j]` says that node i is read by node j's mechanism.
+    Columns show coordinates of nodes (`node_of_column`), the class is decided by `target_nodes`, or by driver columns where
+    the target is a rule.
+    """
+
+    cohort: CohortPlan
+    law: LawArrays
+    plan: TaskPlan
+    params: MechanismParams
+    stream: Stream
+    reference: jax.Array  # f32[B, N * W, m]
+    order: jax.Array  # i32[B, R], table row -> row address
+    sizes: Sizes = dataclasses.field(metadata=dict(static=True))
+
+    @property
+    def n_tasks(self) -> int:
+        return self.plan.active.shape[0]
+
+    @property
+    def parents(self) -> jax.Array:
+        """bool[B, N, N]; lag 0. A model with lags would stack further masks on a leading lag axis."""
+        return self.plan.parents
+
+    @property
+    def node_of_column(self) -> jax.Array:
+        """i32[B, F]; -1 for padded columns."""
+        f = self.plan.column_node.shape[-1]
+        used = jnp.arange(f) < self.plan.n_features[..., None]
+        return jnp.where(used, self.plan.column_node, -1)
+
+    @property
+    def target_nodes(self) -> jax.Array:
+        """i32[B, 2]; the nodes whose values decide the class (equal when it is one)."""
+        return self.plan.target_node
+
+    def task(self, i: int) -> SCM:
+        """The model of task i alone, still with a leading axis of 1."""
+        if not -self.n_tasks <= i < self.n_tasks:
+            raise IndexError(f"task {i} of {self.n_tasks}")
+        i = i % self.n_tasks
+        return jax.tree.map(lambda v: v[i : i + 1], self)
+
+    def sample(self, rows: int | np.ndarray, do: Intervention | None = None) -> dict[str, jax.Array]:
+        """Draws rows of the (intervened) model.
+
+        Args:
+          rows: how many rows (addresses 0 .. rows-1, the ones the task's own table was made of), or u32 row addresses.
+            Asking for the same addresses again, with another `do`, gives the same units in another world.
+          do: an intervention from `do()`, or None.
+
+        Returns:
+          dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (before values go missing) and `y` i32[B, r] (class codes as
+          the mechanism gives them, before the table renames them).
+        """
+        address = jnp.arange(rows, dtype=jnp.uint32) if np.ndim(rows) == 0 else jnp.asarray(rows, jnp.uint32)
+        if do is None:
+            shape = (self.n_tasks, self.sizes.nodes, self.sizes.width)
+            do = Intervention(jnp.ones(shape), jnp.zeros(shape))
+        return _sample(self, address, do)
+
+    def do(self, assignments: Mapping[Any, float], *, shift: bool = False) -> Intervention:
+        """Builds an intervention for `sample`.
+
+        Args:
+          assignments: {node: value} or {(node, dimension): value}; a node alone sets all its coordinates. Values are on the
+            standardised scale of nodes (mean 0, variance 1 in the observed world).
+          shift: add the values instead of setting them.
+
+        Raises:
+          ValueError: for a node or dimension outside the model, or a value that is not finite.
+        """
+        n, w = self.sizes.nodes, self.sizes.width
+        keep, add = np.ones((n, w), np.float32), np.zeros((n, w), np.float32)
+        for where, value in assignments.items():
+            node, dims = (where[0], [where[1]]) if isinstance(where, tuple) else (where, range(w))
+            if not 0 <= node < n or not all(0 <= d < w for d in dims):
+                raise ValueError(f"do({where!r}): the model has nodes 0..{n - 1} with dimensions 0..{w - 1}")
+            if not bool(np.asarray(self.plan.active)[:, node].all()):
+                raise ValueError(f"do({where!r}): node {node} is not in use in this task")
+            if not np.isfinite(value):
+                raise ValueError(f"do({where!r}): value {value} is not finite")
+            for d in dims:
+                keep[node, d], add[node, d] = (1.0 if shift else 0.0), value
+        tile = lambda v: jnp.broadcast_to(v, (self.n_tasks, n, w))  # noqa: E731
+        return Intervention(tile(keep), tile(add))
+
+    def counterfactual(self, rows: int | np.ndarray, do: Intervention) -> tuple[dict, dict]:
+        """The same units in the observed world and under `do`: two results of `sample` with equal exogenous noise."""
+        return self.sample(rows), self.sample(rows, do)
+
+    def describe(self, i: int = 0) -> list[dict[str, Any]]:
+        """Plain description of task i's nodes in use: parents, mechanism, activation, noise, columns shown, target."""
+        plan, cohort = (jax.tree.map(lambda v: np.asarray(v[i]), t) for t in (self.plan, self.cohort))
+        names = list(ACTIVATIONS)
+        out = []
+        for node in np.flatnonzero(plan.active):
+            entry: dict[str, Any] = {"node": int(node), "parents": np.flatnonzero(plan.parents[:, node]).tolist()}
+            if node < self.sizes.roots:
+                entry |= {"kind": "root", "law": ROOTS[cohort.root[node]], "activation": names[cohort.root_activation[node]]}
+            else:
+                mine = [s for s in range(cohort.n_instructions) if cohort.end[s] + self.sizes.roots == node]
+                entry |= {
+                    "kind": "mechanism" if entry["parents"] else "noise",
+                    "combine": COMBINES[cohort.combine[mine[0]]],
+                    "families": [FAMILIES[cohort.family[s]] for s in mine],
+                    "activations": [names[cohort.activation[s]] for s in mine],
+                    "noise_level": float(plan.noise_level[node]),
+                }
+            used = np.arange(len(plan.column_node)) < plan.n_features
+            entry["columns"] = np.flatnonzero(used & (plan.column_node == node)).tolist()
+            entry["target"] = bool(node in plan.target_node)
+            out.append(entry)
+        return out
+
+    def to_networkx(self, i: int = 0):
+        """Task i as a networkx.DiGraph over nodes, columns ("x0", ...) and the target ("y").
+
+        Latent nodes are integers with the fields of `describe`. A graph that DoWhy reads: pass it to
+        `dowhy.gcm.StructuralCausalModel`.
+
+        Raises:
+          ImportError: if networkx is not installed.
+        """
+        try:
+            import networkx
+        except ImportError as error:
+            raise ImportError('to_networkx needs networkx: pip install "priorax[plots]"') from error
+        graph = networkx.DiGraph()
+        for entry in self.describe(i):
+            graph.add_node(entry["node"], **{k: v for k, v in entry.items() if k not in ("node", "parents")})
+            graph.add_edges_from((p, entry["node"]) for p in entry["parents"])
+            graph.add_edges_from((entry["node"], f"x{c}") for c in entry["columns"])
+            if entry["target"] and not self.is_rule(i):
+                graph.add_edge(entry["node"], "y")
+        if self.is_rule(i):
+            graph.add_edges_from((f"x{c}", "y") for c in self.rule_drivers(i))
+        return graph
+
+    def is_rule(self, i: int = 0) -> bool:
+        """Whether task i's class is a rule over columns."""
+        return TARGETS[int(self.cohort.target[i])] == "rule"
+
+    def rule_drivers(self, i: int = 0) -> list[int]:
+        """Columns that task i's rule reads."""
+        one = self.task(i)
+        index, counts = rule_columns(one.sizes, one.plan, one.stream)
+        return sorted({int(c) for c, use in zip(np.asarray(index)[0], np.asarray(counts)[0], strict=True) if use})
+
+
+@jax.jit
+def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]:
+    sizes, m = scm.sizes, scm.sizes.reference_rows
+    addresses = jnp.concatenate([jnp.arange(m, dtype=jnp.uint32) + jnp.uint32(REFERENCE_ROWS), rows])
+
+    def one(args):
+        cohort, law, plan, params, stream, reference, do = args
+        lane = lambda t: jax.tree.map(lambda v: v[None], t)  # noqa: E731
+        plan, params, stream, do = lane(plan), lane(params), lane(stream), lane(do)
+        values, _ = propagate(sizes, cohort, plan, law, stream, rows, params, do)
+        reference = reference[None]
+        both = jnp.concatenate([reference, values], axis=2)
+        columns, _, _ = observe(sizes, cohort, plan, law, stream, addresses, reference, both)
+        y, _, _ = assign_classes(
+            sizes, cohort, plan, law, stream, rows, reference, values, columns[..., :m], columns[..., m:]
+        )
+        nodes = values.reshape(sizes.nodes, sizes.width, -1)
+        return {"nodes": nodes, "columns": columns[0, :, m:].T, "y": y[0]}
+
+    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, do))

@@ -1,0 +1,101 @@
+"""The host-side ways in: `sample` for chosen task ids, `stream` for an endless run of batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..configs.prior import PriorConfig
+from .laws import law_arrays
+from .sampler import LANES, locate, make_sampler, sample_blocks
+from .task import TableShape, TaskBatch
+
+MAX_TASK_ID = 2**32 - 1
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool):
+    return jax.jit(functools.partial(sample_blocks, sizes, shape, lanes, with_scm))
+
+
+def sample(
+    prior: PriorConfig,
+    seed: int = 0,
+    task_ids: Iterable[int] = range(64),
+    *,
+    rows: int = 256,
+    columns: int = 20,
+    context: int | None = None,
+    with_scm: bool = False,
+    lanes: int = LANES,
+) -> TaskBatch:
+    """Samples the named tasks of a seed. Task k is the same whatever else is asked for beside it.
+
+    Args:
+      prior: from `load_prior`.
+      seed: any integer in [0, 2**63).
+      task_ids: integers in [0, 2**32), any order, repeats allowed.
+      rows, columns, context: the table shape (see `TableShape`); part of what a task is.
+      with_scm: also return the structural causal models (`batch.scm`), about 100 KB a task.
+      lanes: tasks computed together. Equal bits are promised for equal lanes, JAX version and kind of device; another
+        value changes last bits only.
+
+    Returns:
+      TaskBatch with one task per id, in the order given. `info` holds task_id, component, graph, target, missing
+      (indices into the name tuples of `configs.prior`), n_nodes, n_edges, label_noise and fallback (0 none, 1 class by a
+      median split, 2 class at random, when a task's rows all fell into one class).
+
+    Raises:
+      ValueError: for ids, seed or shape out of range.
+    """
+    ids = np.asarray(list(task_ids), dtype=np.int64)
+    if ids.ndim != 1 or ids.size == 0:
+        raise ValueError("task_ids is empty; ask for at least one task")
+    if ids.min() < 0 or ids.max() > MAX_TASK_ID:
+        raise ValueError(f"task_ids reach from {ids.min()} to {ids.max()}; they must lie in [0, 2**32)")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; it must lie in [0, 2**63)")
+    if lanes < 1 or prior.sizes.cohort % lanes:
+        raise ValueError(f"lanes is {lanes}; it must divide sizes.cohort ({prior.sizes.cohort})")
+    shape = TableShape(rows, columns, context)
+    block, lane = locate(prior.sizes, lanes, ids)
+    blocks, inverse = np.unique(block, return_inverse=True)
+    # A power of two of blocks a call, so that asking for other numbers of tasks re-uses compiled programs.
+    count = 1 << int(len(blocks) - 1).bit_length() if len(blocks) > 1 else 1
+    count = min(count, 64)
+    run = _compiled(prior.sizes, shape, lanes, with_scm)
+    laws, key = law_arrays(prior), jax.random.key(seed)
+    parts = []
+    for start in range(0, len(blocks), count):
+        chunk = blocks[start : start + count]
+        padded = np.pad(chunk, (0, count - len(chunk)), mode="edge")
+        parts.append(run(laws, key, jnp.asarray(padded, jnp.uint32)))
+    merged = parts[0] if len(parts) == 1 else jax.tree.map(lambda *v: jnp.concatenate(v), *parts)
+    place = jnp.asarray(inverse.reshape(-1) * lanes + lane)
+    return jax.tree.map(lambda v: v[place], merged)
+
+
+def stream(
+    prior: PriorConfig,
+    seed: int = 0,
+    *,
+    tasks: int = 64,
+    rows: int = 256,
+    columns: int = 20,
+    context: int | None = None,
+    start: int = 0,
+) -> Iterator[TaskBatch]:
+    """Yields batches of `tasks` tasks without end; batch `start + n` is the same in every run.
+
+    For use on the host. Inside a training step call `make_sampler` and keep everything on the device.
+    """
+    sampler = jax.jit(make_sampler(prior, TableShape(rows, columns, context), tasks))
+    key = jax.random.key(seed)
+    step = start
+    while True:
+        yield sampler(key, jnp.uint32(step))
+        step += 1

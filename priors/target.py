@@ -1,0 +1,217 @@
+"""How rows get their class: by rank, by value, by prototypes, by competing scores, by steps, or by rules over columns."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ..configs.prior import Sizes
+from . import keys
+from .keys import Purpose, Stream
+from .laws import LawArrays
+from .noise import rows_uniform
+from .observe import quantiles
+from .plan import CohortPlan, TaskPlan
+
+
+def _class_shares(u: jax.Array, concentration: jax.Array, n_classes: jax.Array) -> jax.Array:
+    """Cumulative shares f32[L, K]: a Dirichlet law with its gamma draws approximated by exponentials to a power, so that
+    concentration 1 is exactly Dirichlet(1), more is even and less is uneven; every class keeps at least 1 %."""
+    k = u.shape[1]
+    raw = (-jnp.log(u)) ** (concentration[:, None] ** -0.5)
+    used = jnp.arange(k)[None, :] < n_classes[:, None]
+    raw = jnp.where(used, raw, 0.0)
+    share = raw / jnp.sum(raw, axis=1, keepdims=True)
+    share = jnp.where(used, 0.01 + share * (1.0 - 0.01 * n_classes[:, None]), 0.0)
+    return jnp.cumsum(share, axis=1)
+
+
+def drivers_of(sizes: Sizes, plan: TaskPlan, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Columns a rule reads: i32[L, drivers] and which of them count. u: f32[L, 2]."""
+    n = plan.n_features[:, None]
+    count = jnp.minimum(1 + jnp.floor(u[:, :1] * sizes.drivers), n).astype(jnp.int32)
+    start = jnp.floor(u[:, 1:] * n).astype(jnp.int32)
+    index = (start + jnp.arange(sizes.drivers)[None, :]) % n
+    return index.astype(jnp.int32), jnp.arange(sizes.drivers)[None, :] < count
+
+
+def rule_columns(sizes: Sizes, plan: TaskPlan, stream: Stream) -> tuple[jax.Array, jax.Array]:
+    """The driver columns of rule targets, as `assign_classes` draws them: i32[L, drivers], bool[L, drivers]."""
+    own = keys.sub(stream, Purpose.TARGET)
+    return drivers_of(sizes, plan, jax.vmap(lambda s: keys.uniform(keys.sub(s, 100), (10,)))(own)[:, 5:7])
+
+
+def assign_classes(
+    sizes: Sizes,
+    cohort: CohortPlan,
+    plan: TaskPlan,
+    law: LawArrays,
+    stream: Stream,
+    rows: jax.Array,
+    reference: jax.Array,
+    values: jax.Array,
+    reference_columns: jax.Array,
+    columns: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws the class of every row.
+
+    Args:
+      rows: u32[r]; reference, values: coordinates f32[L, N * W, m] and f32[L, N * W, r];
+      reference_columns, columns: the observed table, for rules: f32[L, F, m] and f32[L, F, r].
+
+    Returns:
+      class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes,
+      kept for the fallback), label noise rate f32[L].
+    """
+    w, k = sizes.width, sizes.classes
+    own = keys.sub(stream, Purpose.TARGET)
+    row_stream = keys.sub(stream, Purpose.TARGET_ROWS)
+    draw = lambda i, *shape: jax.vmap(lambda s: keys.uniform(keys.sub(s, i), shape))(own)  # noqa: E731
+    u = draw(100, 10)
+    k_used = plan.n_classes
+    inside = jnp.arange(k)[None, :] < k_used[:, None]
+
+    cut = jax.vmap(lambda v, i: jax.lax.dynamic_slice_in_dim(v, i * w, w, 0))
+    both = (plan.target_node[:, 0] != plan.target_node[:, 1])[:, None, None]
+
+    def space(v):
+        return jnp.concatenate([cut(v, plan.target_node[:, 0]), jnp.where(both, cut(v, plan.target_node[:, 1]), 0.0)], 1)
+
+    z, z_ref = space(values), space(reference)  # [L, 2W, .]
+    direction = keys.to_normal(draw(101, 2 * w))
+    # A power law over dimensions, from one dimension deciding to all.
+    direction = direction * jnp.exp(keys.between(u[:, :1], 0.0, 3.0) * jnp.log(draw(102, 2 * w)))
+    direction = direction / (jnp.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
+    project = lambda v: jnp.einsum("lw,lwr->lr", direction, v, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    score, score_ref = project(z), project(z_ref)
+    concentration = keys.log_between(u[:, 1], *law["class_concentration"])
+
+    def by_shares(s, s_ref, cumulative):
+        edge = quantiles(s_ref, cumulative[:, :-1])
+        used = jnp.arange(cumulative.shape[1] - 1)[None, :, None] < (k_used - 1)[:, None, None]
+        return jnp.sum((s[:, None, :] > edge[:, :, None]) & used, axis=1).astype(jnp.int32)
+
+    def ordered_bins(_):
+        return by_shares(score, score_ref, _class_shares(draw(103, k), concentration, k_used))
+
+    def prototypes(_):
+        scale = jnp.exp(keys.between(u[:, 2:3], 0.0, 2.0) * jnp.log(draw(104, 2 * w)))[..., None]
+        centre, v = z_ref[..., :k] * scale, z * scale
+        far = jnp.sum(centre**2, axis=1)[:, :, None] - 2.0 * jnp.einsum(
+            "lwk,lwr->lkr", centre, v, precision=jax.lax.Precision.HIGHEST
+        )
+        return jnp.argmin(jnp.where(inside[:, :, None], far, jnp.float32(3e38)), axis=1).astype(jnp.int32)
+
+    def class_scores():
+        matrix = keys.to_normal(draw(105, k, 2 * w)) * jnp.abs(direction)[:, None, :]
+        bias = 0.7 * keys.to_normal(draw(106, k)) / jnp.sqrt(concentration[:, None] + 0.5)
+        out = jnp.einsum("lkw,lwr->lkr", matrix, z, precision=jax.lax.Precision.HIGHEST) + bias[..., None]
+        return jnp.where(inside[:, :, None], out, jnp.float32(-3e38))
+
+    def argmax(_):
+        return jnp.argmax(class_scores(), axis=1).astype(jnp.int32)
+
+    def softmax(_):
+        # Gumbel trick: the class is drawn from a softmax over the scores.
+        temperature = keys.log_between(u[:, 3], *law["temperature"])[:, None, None]
+        streams = jax.vmap(lambda i: keys.sub(row_stream, i), out_axes=1)(jnp.arange(k, dtype=jnp.uint32))
+        gumbel = -jnp.log(-jnp.log(rows_uniform(streams, rows)))
+        return jnp.argmax(class_scores() + temperature * gumbel, axis=1).astype(jnp.int32)
+
+    def steps(_):
+        # Up to three steps a class in random order, so that class is not monotone in the score.
+        bins = 3 * k
+        edge = quantiles(score_ref, draw(107, bins - 1))
+        used = jnp.arange(bins - 1)[None, :, None] < (k_used * (1 + jnp.floor(2.999 * u[:, 4])) - 1)[:, None, None]
+        place = jnp.sum((score[:, None, :] > edge[:, :, None]) & used, axis=1)
+        table = jnp.floor(draw(108, bins) * k_used[:, None]).astype(jnp.int32)
+        table = jnp.where(jnp.arange(bins)[None, :] < k_used[:, None], jnp.arange(bins)[None, :], table)
+        return jnp.take_along_axis(table, place, axis=1)
+
+    def rule(_):
+        index, counts = drivers_of(sizes, plan, u[:, 5:7])
+        pick = jax.vmap(lambda v, i: v[i])
+        v, v_ref = pick(columns, index), pick(reference_columns, index)  # [L, D, .]
+        lanes, d, m = v_ref.shape
+        share = keys.between(u[:, 7], 0.35, 0.6)
+        middle = quantiles(v_ref.reshape(lanes * d, m), jnp.repeat(share, d)[:, None]).reshape(lanes, d, 1)
+        bits = (v > middle) & counts[:, :, None]
+        total = jnp.sum(bits, axis=1)
+        code = jnp.sum(bits * (2 ** jnp.arange(d, dtype=jnp.int32))[None, :, None], axis=1)
+
+        def product(_):
+            centre = jnp.mean(v_ref, axis=2, keepdims=True)
+            spread = jnp.std(v_ref, axis=2, keepdims=True) + 1e-6
+            times = lambda x: jnp.prod(jnp.where(counts[:, :, None], (x - centre) / spread, 1.0), axis=1)  # noqa: E731
+            return by_shares(times(v), times(v_ref), _class_shares(draw(109, k), concentration, k_used))
+
+        def lookup(_):
+            table = jnp.floor(draw(110, 2**d) * k_used[:, None]).astype(jnp.int32)
+            return jnp.take_along_axis(table, code, axis=1)
+
+        kinds = [lambda _: total % 2, lookup, lambda _: (total == jnp.sum(counts, axis=1)[:, None]).astype(jnp.int32),
+                 lambda _: (total > 0).astype(jnp.int32), product]  # fmt: skip
+        return jax.lax.switch(cohort.rule, kinds, None).astype(jnp.int32)
+
+    y = jax.lax.switch(cohort.target, [ordered_bins, prototypes, argmax, softmax, steps, rule], None)
+    noise = jnp.where(u[:, 8] < law["label_noise_rate"], keys.log_between(u[:, 9], *law["label_noise"]), 0.0)
+    flip = rows_uniform(keys.sub(row_stream, 200), rows)
+    other = jnp.floor(flip / jnp.maximum(noise[:, None], 1e-6) * k_used[:, None]).astype(jnp.int32)
+    y = jnp.where(flip < noise[:, None], jnp.minimum(other, k_used[:, None] - 1), y)
+    return y, score, noise
+
+
+def settle_classes(
+    plan: TaskPlan, stream: Stream, rows: jax.Array, y: jax.Array, score: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Makes classes keep their rules: ids 0 .. C-1 without gaps, randomly named, each present in the context.
+
+    A class that appears only in query rows has its first row moved into the context (rows are exchangeable). A task whose
+    rows all fall into one class is split at the median of its score; if that fails too, at random: a bounded rule, counted in
+    the returned code.
+
+    Returns:
+      order i32[L, r] (row to take at each place), y i32[L, r] in that order, n_classes i32[L], fallback i32[L] (0 none,
+      1 median split, 2 random split).
+    """
+    r = y.shape[1]
+    place = jnp.arange(r, dtype=jnp.int32)
+
+    def present(labels):
+        return (labels[:, None, :] == jnp.arange(k, dtype=jnp.int32)[None, :, None]).any(axis=2)
+
+    def single(labels):
+        return jnp.sum(present(labels), axis=1) < 2
+
+    def split(y):
+        bad = single(y)
+        middle = jnp.sort(score, axis=1)[:, r // 2][:, None]
+        median = (score >= middle).astype(jnp.int32)
+        still = bad & single(median)
+        coin = (rows_uniform(keys.sub(keys.sub(stream, Purpose.TARGET_ROWS), 300), rows) < 0.5).astype(jnp.int32)
+        coin = coin.at[:, 0].set(0).at[:, 1].set(1)
+        y = jnp.where(bad[:, None], jnp.where(still[:, None], coin, median), y)
+        return y, bad.astype(jnp.int32) + still.astype(jnp.int32)
+
+    y, fallback = jax.lax.cond(single(y).any(), split, lambda y: (y, jnp.zeros(y.shape[0], jnp.int32)), y)
+
+    hot = y[:, None, :] == jnp.arange(k, dtype=jnp.int32)[None, :, None]
+    first = jnp.min(jnp.where(hot, place, r), axis=2)  # [L, K], r where absent
+    exists = first < r
+    outside = exists & (first >= plan.n_context[:, None])
+
+    def reorder(_):
+        # First rows of all classes, in order, then the rest in order.
+        head = jnp.sort(first, axis=1)
+        count = jnp.sum(exists, axis=1)
+        rest = place[None, :] - count[:, None]
+        for i in range(k):
+            rest = rest + (head[:, i : i + 1] <= rest)
+        moved = jnp.where(place[None, :] < count[:, None], jnp.take_along_axis(head, jnp.minimum(place, k - 1)[None, :], 1), rest)
+        return jnp.where(outside.any(axis=1)[:, None], moved, place[None, :])
+
+    order = jax.lax.cond(outside.any(), reorder, lambda _: jnp.broadcast_to(place, y.shape), None)
+    u = jax.vmap(lambda s: keys.uniform(keys.sub(keys.sub(s, Purpose.TARGET), 400), (k,)))(stream)
+    name = jnp.sum((u[:, None, :] < u[:, :, None]) & exists[:, None, :], axis=2)
+    y = jnp.take_along_axis(name, jnp.take_along_axis(y, order, axis=1), axis=1).astype(jnp.int32)
+    return order.astype(jnp.int32), y, jnp.sum(exists, axis=1).astype(jnp.int32), fallback
