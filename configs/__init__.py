@@ -11,8 +11,10 @@ from .errors import (
     require,
 )
 from .load import config_digest, load_preset, load_yaml, nearest, preset_names, preset_path, to_dict, to_yaml
+from .prior import Laws, PriorConfig, Sizes, load_prior
 
 __all__ = [
+    "Laws", "PriorConfig", "Sizes", "load_prior",
     "ConfigError", "DataError", "MemoryLimitError", "MissingError", "NumericalError", "PrioraxError", "ThresholdError",
     "config_digest", "load_preset", "load_yaml", "nearest", "preset_names", "preset_path", "require", "to_dict",
     "to_yaml",

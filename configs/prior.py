@@ -8,25 +8,155 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from .load import load_preset
 
 ENGINE_VERSION = "1"
 
-GRAPHS = ("layered", "cauchy", "erdos_renyi", "redirection", "chain", "tree")
-FAMILIES = (
-    "linear", "mlp", "deep_mlp", "oblivious_trees", "deep_tree", "prototypes", "soft_prototypes", "fourier",
-    "quadratic", "experts",
-)  # fmt: skip
-COMBINES = ("concat", "sum", "product", "max", "logsumexp")
-ROOTS = ("normal", "uniform", "mixture", "heavy_tailed", "categorical", "low_rank")
-NOISES = ("normal", "laplace", "student_t", "uniform", "mixture")
-NUMERIC_COLUMNS = (
-    "identity", "kumaraswamy", "sinh_arcsinh", "lognormal", "bounded", "quantised", "count", "zero_inflated",
-    "irrelevant",
-)  # fmt: skip
-CATEGORICAL_COLUMNS = ("ordered", "unordered", "prototype")
-TARGETS = ("ordered_bins", "prototypes", "argmax", "softmax", "steps", "rule")
-RULES = ("parity", "lookup", "and", "or", "product")
-MISSINGNESS = ("mcar", "mar", "mnar")
+class _Weights:
+    """Relative weights of the members of a family; they need not sum to one. Naming one in a file leaves the rest at 0."""
+
+    def __post_init__(self) -> None:
+        values = dataclasses.astuple(self)  # type: ignore[call-overload]
+        if not all(math.isfinite(v) and v >= 0 for v in values) or sum(values) <= 0:
+            name = type(self).__name__.removesuffix("Weights").lower()
+            raise ValueError(f"{name} weights are {values}; they must be finite, not negative and not all zero")
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphWeights(_Weights):
+    """Laws of the causal graph (see `priors.graph`)."""
+
+    layered: float = 0.0
+    cauchy: float = 0.0
+    erdos_renyi: float = 0.0
+    redirection: float = 0.0
+    chain: float = 0.0
+    tree: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyWeights(_Weights):
+    """Families of mechanisms (see `priors.mechanisms`)."""
+
+    linear: float = 0.0
+    mlp: float = 0.0
+    deep_mlp: float = 0.0
+    oblivious_trees: float = 0.0
+    deep_tree: float = 0.0
+    prototypes: float = 0.0
+    soft_prototypes: float = 0.0
+    fourier: float = 0.0
+    quadratic: float = 0.0
+    experts: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CombineWeights(_Weights):
+    """How a node folds its parents: one function of all, or one each, folded."""
+
+    concat: float = 0.0
+    sum: float = 0.0
+    product: float = 0.0
+    max: float = 0.0
+    logsumexp: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RootWeights(_Weights):
+    """Base laws of root nodes."""
+
+    normal: float = 0.0
+    uniform: float = 0.0
+    mixture: float = 0.0
+    heavy_tailed: float = 0.0
+    categorical: float = 0.0
+    low_rank: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseWeights(_Weights):
+    """Families of exogenous noise."""
+
+    normal: float = 0.0
+    laplace: float = 0.0
+    student_t: float = 0.0
+    uniform: float = 0.0
+    mixture: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericWeights(_Weights):
+    """Kinds of numeric columns (see `priors.observe`)."""
+
+    identity: float = 0.0
+    kumaraswamy: float = 0.0
+    sinh_arcsinh: float = 0.0
+    lognormal: float = 0.0
+    bounded: float = 0.0
+    quantised: float = 0.0
+    count: float = 0.0
+    zero_inflated: float = 0.0
+    irrelevant: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalWeights(_Weights):
+    """Kinds of categorical columns."""
+
+    ordered: float = 0.0
+    unordered: float = 0.0
+    prototype: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetWeights(_Weights):
+    """How rows get their class (see `priors.target`)."""
+
+    ordered_bins: float = 0.0
+    prototypes: float = 0.0
+    argmax: float = 0.0
+    softmax: float = 0.0
+    steps: float = 0.0
+    rule: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleWeights(_Weights):
+    """Rules over 1-4 driver columns."""
+
+    parity: float = 0.0
+    lookup: float = 0.0
+    conjunction: float = 0.0
+    disjunction: float = 0.0
+    product: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MissingWeights(_Weights):
+    """What makes values go missing."""
+
+    mcar: float = 0.0
+    mar: float = 0.0
+    mnar: float = 0.0
+
+
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+GRAPHS = _names(GraphWeights)
+FAMILIES = _names(FamilyWeights)
+COMBINES = _names(CombineWeights)
+ROOTS = _names(RootWeights)
+NOISES = _names(NoiseWeights)
+NUMERIC_COLUMNS = _names(NumericWeights)
+CATEGORICAL_COLUMNS = _names(CategoricalWeights)
+TARGETS = _names(TargetWeights)
+RULES = _names(RuleWeights)
+MISSINGNESS = _names(MissingWeights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +198,11 @@ class Sizes:
         return self.roots + self.instructions
 
 
-def _even(names: tuple[str, ...], **weights: float) -> tuple[float, ...]:
-    return tuple(float(weights.get(n, 1.0)) for n in names)
-
-
 @dataclasses.dataclass(frozen=True)
 class Laws:
     """Probabilities and ranges of one component of a prior. Every number is a traced argument of the sampler.
 
-    Weights follow the order of the name tuples of this module and need not sum to one. Ranges are (low, high).
+    Ranges are (low, high).
     Rates are probabilities in [0, 1].
     """
 
@@ -85,59 +211,53 @@ class Laws:
     columns_least: float = 2.0
     context: tuple[float, float] = (0.3, 0.9)  # context share of the rows
     # graph
-    graph: tuple[float, ...] = (0.15, 0.45, 0.1, 0.15, 0.05, 0.1)
+    graph: GraphWeights = GraphWeights(0.15, 0.45, 0.1, 0.15, 0.05, 0.1)
     roots: tuple[float, float] = (1.0, 6.0)
     instructions: tuple[float, float] = (2.0, 20.0)
     edge_rate: tuple[float, float] = (0.15, 0.9)  # Erdős–Rényi and layered graphs
     redirect_rate: tuple[float, float] = (0.2, 0.8)
     carriers: tuple[float, float] = (0.2, 1.0)  # share of the nodes that may show a column
     # mechanisms
-    family: tuple[float, ...] = _even(FAMILIES, linear=0.6, mlp=1.6, oblivious_trees=1.6, quadratic=0.7)
+    family: FamilyWeights = FamilyWeights(
+        linear=0.6, mlp=1.6, deep_mlp=1.0, oblivious_trees=1.6, deep_tree=1.0, prototypes=1.0, soft_prototypes=1.0,
+        fourier=1.0, quadratic=0.7, experts=1.0,
+    )  # fmt: skip
     family_spread: tuple[float, float] = (0.0, 2.5)  # how strongly a cohort favours a few families
-    combine: tuple[float, ...] = (0.6, 0.15, 0.1, 0.075, 0.075)
+    combine: CombineWeights = CombineWeights(0.6, 0.15, 0.1, 0.075, 0.075)
     activation_gain: tuple[float, float] = (0.5, 4.0)
     weight_decay: tuple[float, float] = (0.0, 2.0)  # exponent of the power law over an instruction's inputs
     frequency: tuple[float, float] = (0.2, 2.0)  # length scale range of Fourier features
     # noise
-    root: tuple[float, ...] = (0.3, 0.15, 0.25, 0.05, 0.1, 0.15)
+    root: RootWeights = RootWeights(0.3, 0.15, 0.25, 0.05, 0.1, 0.15)
     root_activation_rate: float = 0.5
     noiseless_rate: float = 0.3
     noise_level: tuple[float, float] = (0.01, 0.7)
-    noise: tuple[float, ...] = (0.6, 0.1, 0.1, 0.1, 0.1)
+    noise: NoiseWeights = NoiseWeights(0.6, 0.1, 0.1, 0.1, 0.1)
     heteroscedastic_rate: float = 0.2
     # observation
-    numeric_column: tuple[float, ...] = (0.45, 0.12, 0.08, 0.06, 0.06, 0.08, 0.05, 0.04, 0.06)
-    categorical_column: tuple[float, ...] = (0.35, 0.35, 0.3)
+    numeric_column: NumericWeights = NumericWeights(0.45, 0.12, 0.08, 0.06, 0.06, 0.08, 0.05, 0.04, 0.06)
+    categorical_column: CategoricalWeights = CategoricalWeights(0.35, 0.35, 0.3)
     categorical_share: tuple[float, float] = (-0.6, 1.1)  # clipped to [0, 1]: some tables have none, some nothing else
     levels: tuple[float, float] = (2.0, 12.0)
     mix_rate: float = 0.3  # share of columns that add a second dimension of their node
     # target
     classes_two_rate: float = 0.45
-    target: tuple[float, ...] = (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
+    target: TargetWeights = TargetWeights(0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
     class_concentration: tuple[float, float] = (0.5, 20.0)  # Dirichlet-like: small is uneven
     temperature: tuple[float, float] = (0.1, 1.0)
     label_noise_rate: float = 0.3
     label_noise: tuple[float, float] = (0.005, 0.15)
-    rule: tuple[float, ...] = (0.35, 0.3, 0.1, 0.1, 0.15)
+    rule: RuleWeights = RuleWeights(0.35, 0.3, 0.1, 0.1, 0.15)
     # corruption
     missing_rate: float = 0.25
     missing_share: tuple[float, float] = (0.01, 0.4)
     missing_columns: tuple[float, float] = (0.1, 1.0)
-    missing: tuple[float, ...] = (0.5, 0.3, 0.2)
+    missing: MissingWeights = MissingWeights(0.5, 0.3, 0.2)
 
     def __post_init__(self) -> None:
-        weights = dict(graph=GRAPHS, family=FAMILIES, combine=COMBINES, root=ROOTS, noise=NOISES,
-                       numeric_column=NUMERIC_COLUMNS, categorical_column=CATEGORICAL_COLUMNS, target=TARGETS,
-                       rule=RULES, missing=MISSINGNESS)  # fmt: skip
-        for name, members in weights.items():
-            w = getattr(self, name)
-            if len(w) != len(members):
-                raise ValueError(f"laws.{name} has {len(w)} weights; expected {len(members)}, for {', '.join(members)}")
-            if not all(math.isfinite(v) and v >= 0 for v in w) or sum(w) <= 0:
-                raise ValueError(f"laws.{name} is {w}; weights must be finite, not negative and not all zero")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in weights:
+            if isinstance(value, _Weights):
                 continue
             if isinstance(value, tuple):
                 if len(value) != 2 or not value[0] <= value[1] or not all(map(math.isfinite, value)):
@@ -199,3 +319,12 @@ class PriorConfig:
                     raise ValueError(
                         f"component {c.name}: laws.{name} reaches {getattr(c.laws, name)[1]:g}, sizes.{name} is {most}"
                     )
+
+
+def load_prior(name: str | Path = "default", overrides: Mapping[str, str] | None = None) -> PriorConfig:
+    """Loads a preset by name, or a YAML file by path.
+
+    Raises:
+      ConfigError: for an unknown name (the nearest ones are named), an unknown key, or a value out of range.
+    """
+    return load_preset("priors", name, PriorConfig, overrides=overrides)

@@ -13,6 +13,10 @@ from ..configs.prior import Laws, PriorConfig
 LawArrays = dict[str, jax.Array]
 
 
+def _numbers(value) -> np.ndarray:
+    return np.asarray(dataclasses.astuple(value) if dataclasses.is_dataclass(value) else value, np.float32)
+
+
 def law_arrays(prior: PriorConfig) -> LawArrays:
     """Stacks the laws of all components: every entry has leading axis C (components); `weight` is f32[C].
 
@@ -20,7 +24,7 @@ def law_arrays(prior: PriorConfig) -> LawArrays:
     range re-uses the compiled program.
     """
     out = {
-        f.name: np.stack([np.asarray(getattr(c.laws, f.name), np.float32) for c in prior.components])
+        f.name: np.stack([_numbers(getattr(c.laws, f.name)) for c in prior.components])
         for f in dataclasses.fields(Laws)
     }
     out["weight"] = np.asarray([c.weight for c in prior.components], np.float32)
