@@ -1,0 +1,94 @@
+"""What is evaluated and how: suites of data sets and protocols of splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteConfig:
+    """A named list of classification tasks.
+
+    Attributes:
+      name: short name.
+      source: where tasks come from: ``sklearn`` (data sets that ship with scikit-learn), ``openml`` (OpenML task ids),
+        ``files`` (CSV or Parquet files, ``path`` or ``path::target``).
+      tasks: ids, names or paths.
+      protocol: name of the protocol used unless another is asked for; see `PROTOCOLS`.
+      description: what the suite is and where it is defined.
+    """
+
+    name: str
+    source: Literal["sklearn", "openml", "files"]
+    tasks: tuple[int | str, ...]
+    protocol: str = "kfold"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if not self.tasks:
+            raise ValueError("tasks is empty; a suite needs at least one task")
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks holds the same task twice")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {self.protocol!r}; allowed: {', '.join(PROTOCOLS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a data set is cut down and split.
+
+    Attributes:
+      name: short name.
+      splits: ``official`` (those that come with the task; data sets without any fall back to ``kfold``, and the report
+        says so), ``kfold`` (stratified, shuffled), ``halves`` (random stratified halves, one per fold).
+      folds: number of folds, or of random halves.
+      repeats: repeats of the k-fold split, each shuffled anew; for official splits, the most repeats used.
+      first_only: only the first split of every task.
+      max_rows: larger data sets are cut to a stratified random subset of this size first.
+      max_columns: wider data sets are cut to this many random columns first.
+      max_train: training rows beyond this number are dropped, stratified.
+      max_classes: data sets with more classes are skipped, with a reason in the results.
+      pooled: also score all test predictions of a repeat together, as one fold numbered -1; leaderboards use that score.
+      seed: replaces the seed of the evaluation, for protocols that fix it.
+    """
+
+    name: str
+    splits: Literal["official", "kfold", "halves"] = "kfold"
+    folds: int = 5
+    repeats: int = 1
+    first_only: bool = False
+    max_rows: int | None = None
+    max_columns: int | None = None
+    max_train: int | None = None
+    max_classes: int | None = None
+    pooled: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("folds", 1 if self.splits != "kfold" else 2), ("repeats", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        for name in ("max_rows", "max_columns", "max_train", "max_classes"):
+            value = getattr(self, name)
+            if value is not None and value < (1 if name == "max_columns" else 2):
+                raise ValueError(f"{name} is {value}; it must be at least {1 if name == 'max_columns' else 2}, or null")
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("official", splits="official", repeats=1000),
+        Protocol("official-first", splits="official", first_only=True),
+        Protocol("kfold"),
+        # At most 1,000 rows and 100 random columns, as LightPFN's CC18 comparison and the nanoTabPFN speedrun cut them.
+        Protocol("small", max_rows=1000, max_columns=100),
+        # The split of the TabPFN paper (arXiv 2207.01848, section 5): random halves, at most 1,024 rows seen.
+        Protocol("tabpfn", splits="halves", max_train=1024),
+        # arXiv 2606.03681: seed 11 for columns, rows and folds; all test predictions scored once.
+        Protocol("speedrun", max_rows=1000, max_columns=100, pooled=True, seed=11),
+        Protocol("repeated", repeats=3),
+    )
+}
+"""Protocols by name."""

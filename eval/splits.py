@@ -1,0 +1,86 @@
+"""Cuts data sets down and splits them, as a protocol says. Everything follows from the seed and the data."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, train_test_split
+
+from ..configs.errors import DataError
+from ..configs.eval import Protocol
+from .suites import DataSet, Split
+
+
+def apply_protocol(data: DataSet, protocol: Protocol, seed: int = 0) -> tuple[DataSet, list[Split], str]:
+    """The data set as evaluated, its splits, and a note on anything the reader should know ("" if nothing).
+
+    Subsets of columns and rows are drawn as in the nanoTabPFN speedrun (arXiv 2606.03681, its evaluation script):
+    columns by NumPy's default generator, rows by scikit-learn's stratified ``train_test_split``.
+
+    Raises:
+      DataError: the data set cannot be evaluated under this protocol; the message is the reason for skipping it.
+    """
+    seed = seed if protocol.seed is None else protocol.seed
+    notes = []
+    if protocol.max_classes is not None and len(data.classes) > protocol.max_classes:
+        raise DataError(f"{len(data.classes)} classes, the protocol takes at most {protocol.max_classes}")
+    if protocol.max_columns is not None and data.X.shape[1] > protocol.max_columns:
+        notes.append(f"{protocol.max_columns} random of {data.X.shape[1]} columns")
+        rng = np.random.default_rng(seed)
+        data = data.take_columns(rng.choice(data.X.shape[1], size=protocol.max_columns, replace=False))
+    if protocol.max_rows is not None and len(data.y) > protocol.max_rows:
+        notes.append(f"{protocol.max_rows} stratified of {len(data.y)} rows")
+        data = data.take_rows(_subset(data.y, protocol.max_rows, seed))
+    splits = _splits(data, protocol, seed, notes)
+    if protocol.first_only:
+        splits = splits[:1]
+    if protocol.max_train is not None:
+        splits = [_cut(split, data.y, protocol.max_train, seed) for split in splits]
+    return data, splits, "; ".join(notes)
+
+
+def _splits(data: DataSet, protocol: Protocol, seed: int, notes: list[str]) -> list[Split]:
+    if protocol.splits == "official" and data.splits is not None:
+        return [split for split in data.splits if split.repeat < protocol.repeats]
+    rows = np.zeros(len(data.y))
+    counts = np.bincount(data.y)
+    if protocol.splits == "halves":
+        if counts.min() < 2:
+            raise DataError(f'class "{data.classes[int(counts.argmin())]}" has one row: no stratified halves')
+        halves = StratifiedShuffleSplit(protocol.folds, test_size=0.5, random_state=seed).split(rows, data.y)
+        return [Split(0, k, np.sort(train), np.sort(test)) for k, (train, test) in enumerate(halves)]
+    if protocol.splits == "official":
+        notes.append("no official splits: stratified k-fold instead")
+    repeats = 1 if protocol.splits == "official" else protocol.repeats
+    if counts.max() < protocol.folds:
+        raise DataError(f"no class has {protocol.folds} rows: no stratified {protocol.folds}-fold split")
+    if counts.min() < protocol.folds:
+        notes.append(f"rarest class has {counts.min()} rows: some folds lack it")
+    out = []
+    for repeat in range(repeats):
+        folds = StratifiedKFold(protocol.folds, shuffle=True, random_state=seed + repeat)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")  # noted above
+            out += [Split(repeat, k, train, test) for k, (train, test) in enumerate(folds.split(rows, data.y))]
+    return out
+
+
+def _subset(y: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Stratified rows; classes of a single row, which cannot be stratified, are drawn together with the next rarest."""
+    counts = np.bincount(y)
+    strata = y.copy()
+    if counts.min() < 2:
+        rarest = np.argsort(counts[counts > 0])[:2]
+        strata[np.isin(y, np.flatnonzero(counts < 2))] = rarest[-1]
+    if np.bincount(strata)[np.unique(strata)].min() < 2 or size < len(np.unique(strata)):
+        return np.sort(np.random.default_rng(seed).choice(len(y), size=size, replace=False))
+    _, rows = train_test_split(np.arange(len(y)), test_size=size, stratify=strata, random_state=seed)
+    return rows
+
+
+def _cut(split: Split, y: np.ndarray, size: int, seed: int) -> Split:
+    if len(split.train) <= size:
+        return split
+    keep = _subset(y[split.train], size, seed + 7919 * split.repeat + split.fold)
+    return Split(split.repeat, split.fold, np.sort(split.train[keep]), split.test)
