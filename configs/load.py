@@ -41,9 +41,14 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 3e-4 as a number, as YAML 1.2 does (PyYAML follows 1.1 and returns text)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the text 3e-4, since `_Loader` would read it as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def load_yaml(
@@ -121,7 +126,7 @@ def to_dict(cfg: Any) -> Any:
 
 def to_yaml(cfg: Any) -> str:
     """YAML text that `load_yaml` turns back into an equal configuration."""
-    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(to_dict(cfg), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def config_digest(cfg: Any) -> str:

@@ -6,8 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from ..configs.prior import COMBINES, FAMILIES, ROOTS, TARGETS, Sizes
+from .plan import CohortPlan, TaskPlan
+from .scm import SCM
+from .target import rule_columns
 from .task import TaskBatch
 
 
@@ -16,11 +21,13 @@ class TaskGraph:
     """The causal graph behind a task. Nodes are numbered 0 .. n_nodes-1 in a topological order.
 
     Attributes:
-      n_nodes: nodes in use, hidden ones included.
+      n_nodes: nodes in use, hidden ones and the label included.
       edges: i32[E, 3], rows (source, destination, lag); the lag is 0 for tables without time.
       node_of_feature: i32[F], the node each column shows.
-      target_node: the node the label is made from.
-      mechanism: for each node, how it is computed from its parents ("root" without parents).
+      target_node: the label, always the last node.
+      mechanism: for each node, how it is made: the law of a root, the families of a mechanism, the kind of the label.
+      rule_columns: columns the label reads directly, when it is a rule over columns; its edges then come from the nodes
+        these columns show.
     """
 
     n_nodes: int
@@ -28,6 +35,7 @@ class TaskGraph:
     node_of_feature: np.ndarray
     target_node: int
     mechanism: tuple[str, ...]
+    rule_columns: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +93,50 @@ def records(batch: TaskBatch, task_ids: Sequence[int], graphs: Sequence[TaskGrap
             )
         )
     return found
+
+
+def graphs(scm: SCM) -> list[TaskGraph]:
+    """The causal graphs of a batch of models, on the host."""
+    sizes = scm.sizes
+    plan, cohort = jax.device_get((scm.plan, scm.cohort))
+    drivers, used = (np.asarray(a) for a in rule_columns(sizes, scm.plan, scm.stream))
+    found = []
+    for b in range(scm.n_tasks):
+        active = np.flatnonzero(plan.active[b])
+        number = np.full(sizes.nodes, -1, np.int32)
+        number[active] = np.arange(len(active))
+        target = len(active)
+        columns = plan.column_node[b, : plan.n_features[b]]
+        kind = TARGETS[cohort.target[b]]
+        rule = tuple(sorted(set(drivers[b][used[b]].tolist()))) if kind == "rule" else ()
+        causes = columns[list(rule)] if rule else plan.target_node[b]
+        sources, destinations = np.nonzero(plan.parents[b])
+        edges = [(number[s], number[d], 0) for s, d in zip(sources, destinations, strict=True)]
+        edges += [(number[c], target, 0) for c in sorted(set(causes.tolist()))]
+        mechanism = [_mechanism(sizes, cohort, plan, b, int(node)) for node in active]
+        found.append(
+            TaskGraph(
+                n_nodes=target + 1,
+                edges=np.array(edges, np.int32).reshape(-1, 3),
+                node_of_feature=number[columns],
+                target_node=target,
+                mechanism=(*mechanism, kind),
+                rule_columns=rule,
+            )
+        )
+    return found
+
+
+def _mechanism(sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, b: int, node: int) -> str:
+    if node < sizes.roots:
+        return ROOTS[cohort.root[b, node]]
+    closing = node - sizes.roots
+    if not plan.parents[b, :, node].any():
+        return "noise"
+    mine = np.flatnonzero(cohort.end[b] == closing)
+    mine = mine[mine < cohort.n_instructions[b]]
+    names = [FAMILIES[f] for f in cohort.family[b, mine]]
+    return names[0] if len(names) == 1 else f"{COMBINES[cohort.combine[b, closing]]}({', '.join(names)})"
 
 
 def impute(record: TaskRecord) -> TaskRecord:
@@ -158,4 +210,5 @@ def graph_to_dict(graph: TaskGraph) -> dict[str, Any]:
         "node_of_feature": graph.node_of_feature.tolist(),
         "target_node": graph.target_node,
         "mechanism": list(graph.mechanism),
+        "rule_columns": list(graph.rule_columns),
     }

@@ -81,6 +81,7 @@ def parquet_schema(with_graph: bool, metadata: dict[str, str]) -> Any:
         fields += [
             ("n_nodes", pa.int32()), ("edges", pa.list_(edge)), ("node_of_feature", pa.list_(pa.int32())),
             ("target_node", pa.int32()), ("mechanism", pa.list_(pa.string())),
+            ("rule_columns", pa.list_(pa.int32())),
         ]  # fmt: skip
     return pa.schema(fields, metadata={"priorax.format": FORMAT_VERSION, **metadata})
 
@@ -129,6 +130,7 @@ def _arrow_batch(tasks: list[TaskRecord], schema: Any, with_graph: bool) -> Any:
             lists([g.node_of_feature.astype(np.int32) for g in graphs], pa.int32()),
             pa.array([g.target_node for g in graphs], pa.int32()),
             pa.array([list(g.mechanism) for g in graphs], pa.list_(pa.string())),
+            pa.array([list(g.rule_columns) for g in graphs], pa.list_(pa.int32())),
         ]  # fmt: skip
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -161,7 +163,7 @@ def read_parquet(path: Path) -> Iterator[TaskRecord]:
                 graph = TaskGraph(
                     cell["n_nodes"].as_py(), np.array(edges, np.int32).reshape(-1, 3),
                     np.array(cell["node_of_feature"].as_py(), np.int32), cell["target_node"].as_py(),
-                    tuple(cell["mechanism"].as_py()),
+                    tuple(cell["mechanism"].as_py()), tuple(cell["rule_columns"].as_py()),
                 )  # fmt: skip
             yield TaskRecord(
                 task_id=cell["task_id"].as_py(),

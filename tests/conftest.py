@@ -18,6 +18,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bits and tolerances are stated 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("priorax", deadline=None)  # a busy machine is not a failure
+settings.load_profile("priorax")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ _HOME = {
     "load_prior": "priorax.configs",
     "make_sampler": "priorax.priors",
     "sample": "priorax.priors",
-    "stream": "priorax.stream",
+    "stream": "priorax.priors",
     "PFNClassifier": "priorax.models",
     "load_recipe": "priorax.configs",
     "pretrain": "priorax.train",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from priorax.priors import TaskBatch as TaskBatch
     from priorax.priors import make_sampler as make_sampler
     from priorax.priors import sample as sample
-    from priorax.stream import stream as stream
+    from priorax.priors import stream as stream
     from priorax.train import pretrain as pretrain
 
 

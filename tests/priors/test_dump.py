@@ -1,0 +1,159 @@
+"""Dumps: the same bytes whether made at once, in shards, or killed and resumed; damage is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from priorax.configs import load_prior
+from priorax.configs.errors import ConfigError, DataError, ThresholdError
+from priorax.priors import sample
+from priorax.priors.dump import DumpSpec, verify, write_dump
+from priorax.priors.writers import FORMATS, read_parquet
+
+SHAPE = dict(rows=64, columns=8)
+
+
+@pytest.fixture(scope="module")
+def spec() -> DumpSpec:
+    return DumpSpec(load_prior("default"), seed=3, n_tasks=40, shard_size=16, **SHAPE)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(spec, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    result = write_dump(spec, out)
+    assert result["finished"] and result["tasks"] == 40 and result["parts"] == 3
+    return out
+
+
+def test_holds_the_tasks_of_the_stream(spec, whole):
+    back = [t for p in sorted((whole / "data").iterdir()) for t in read_parquet(p)]
+    assert [t.task_id for t in back] == list(range(40))
+    wanted = sample(spec.prior, spec.seed, range(16, 32), **SHAPE)
+    for i, t in enumerate(back[16:32]):
+        np.testing.assert_array_equal(t.x, np.asarray(wanted.x[i, :, : t.n_features]))
+        np.testing.assert_array_equal(t.y, np.asarray(wanted.y[i]))
+        assert t.n_context == int(wanted.n_context[i])
+
+
+def test_shards_make_the_same_folder(spec, whole, tmp_path):
+    first = write_dump(spec, tmp_path, shard=(0, 2))
+    assert not first["finished"] and first["parts_done"] == 2
+    second = write_dump(spec, tmp_path, shard=(1, 2))
+    assert second["finished"]
+    assert content(tmp_path) == content(whole)
+
+
+def test_stopped_and_resumed_makes_the_same_folder(spec, whole, tmp_path):
+    written = []
+    result = write_dump(spec, tmp_path, on_tasks=written.append, stop=lambda: len(written) >= 1)
+    assert result["parts_done"] == 1 and not (tmp_path / "manifest.json").exists()
+    torn = tmp_path / "data" / "part-00000-of-00003.parquet"
+    torn.write_bytes(torn.read_bytes()[:100])  # a file cut short is made again
+    assert write_dump(spec, tmp_path)["finished"]
+    assert content(tmp_path) == content(whole)
+
+
+def test_a_finished_dump_is_left_alone(spec, whole):
+    before = content(whole)
+    assert write_dump(spec, whole)["finished"]
+    assert content(whole) == before
+
+
+def test_other_settings_are_refused(spec, whole):
+    with pytest.raises(ConfigError, match="seed = 3, this run has 4"):
+        write_dump(dataclasses.replace(spec, seed=4), whole)
+
+
+def test_verify_finds_damage(whole, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    assert verify(copy)["ok"]
+    path = copy / "data" / "part-00001-of-00003.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ThresholdError, match="part-00001.*changed"):
+        verify(copy)
+    path.write_bytes(raw[:-1])
+    with pytest.raises(ThresholdError, match="bytes"):
+        verify(copy)
+    path.unlink()
+    with pytest.raises(ThresholdError, match="missing"):
+        verify(copy)
+    with pytest.raises(DataError, match="manifest"):
+        verify(tmp_path)
+
+
+def test_manifest_and_card(spec, whole):
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["seed"] == 3 and manifest["prior"]["name"] == "default" and manifest["license"] == "Apache-2.0"
+    assert len(manifest["files"]) == 3 and {len(f["sha256"]) for f in manifest["files"]} == {64}
+    assert "license: apache-2.0" in (whole / "README.md").read_text()
+    croissant = json.loads((whole / "croissant.json").read_text())
+    assert {d["sha256"] for d in croissant["distribution"] if "sha256" in d} == {f["sha256"] for f in manifest["files"]}
+
+
+def test_the_card_shows_code_that_runs(whole, monkeypatch):
+    code = (whole / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(whole)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["X"].shape[0] == 64 and scope["split"] < 64
+
+
+def test_no_missing_values_when_none_are_wanted(spec, tmp_path):
+    write_dump(dataclasses.replace(spec, missing="none", shard_size=16, n_tasks=16), tmp_path)
+    (file,) = (tmp_path / "data").iterdir()
+    assert all(np.isfinite(t.x).all() for t in read_parquet(file))
+
+
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_every_format_writes_real_tasks(spec, form, tmp_path):
+    missing = "keep" if FORMATS[form].holds_nan else "impute"
+    some = dataclasses.replace(spec, format=form, missing=missing, n_tasks=16, group_size=8)
+    result = write_dump(some, tmp_path)
+    assert result["finished"] and verify(tmp_path)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(format="hdf5"), "cannot hold missing values"),
+        (dict(format="hdf5", missing="impute", group_size=7), "do not divide into groups"),
+        (dict(format="feather"), "allowed: parquet"),
+        (dict(n_tasks=0), "at least 1"),
+        (dict(rows=4), "at least 8"),
+        (dict(seed=-1), "seed"),
+        (dict(first=2**32), "2\\*\\*32"),
+        (dict(format="tabicl", missing="impute", with_graph=True), "no place for graphs"),
+        (dict(missing="drop"), "allowed: keep"),
+    ],
+)
+def test_bad_settings_are_refused(spec, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        dataclasses.replace(spec, **changes)
+
+
+def test_graphs_are_acyclic_and_reach_the_columns(spec, tmp_path):
+    write_dump(dataclasses.replace(spec, with_graph=True, n_tasks=16), tmp_path)
+    (file,) = (tmp_path / "data").iterdir()
+    for t in read_parquet(file):
+        g = t.graph
+        assert (g.edges[:, 0] < g.edges[:, 1]).all(), "topological order"
+        assert g.edges.max(initial=0) < g.n_nodes == len(g.mechanism)
+        assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= 0
+        assert g.target_node == g.n_nodes - 1 and (g.edges[:, 1] == g.target_node).any()
+        assert all(c < t.n_features for c in g.rule_columns)
+        assert (g.mechanism[-1] == "rule") == bool(g.rule_columns)
