@@ -67,16 +67,15 @@ def _splits(data: DataSet, protocol: Protocol, seed: int, notes: list[str]) -> l
 
 
 def _subset(y: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Stratified rows; classes of a single row, which cannot be stratified, are drawn together with the next rarest."""
+    """Stratified rows; the row of a class that has only one is always kept, since it cannot be stratified."""
     counts = np.bincount(y)
-    strata = y.copy()
-    if counts.min() < 2:
-        rarest = np.argsort(counts[counts > 0])[:2]
-        strata[np.isin(y, np.flatnonzero(counts < 2))] = rarest[-1]
-    if np.bincount(strata)[np.unique(strata)].min() < 2 or size < len(np.unique(strata)):
-        return np.sort(np.random.default_rng(seed).choice(len(y), size=size, replace=False))
-    _, rows = train_test_split(np.arange(len(y)), test_size=size, stratify=strata, random_state=seed)
-    return rows
+    single = np.flatnonzero(counts[y] < 2)
+    rest = np.flatnonzero(counts[y] >= 2)
+    classes = np.count_nonzero(counts >= 2)
+    if size - len(single) < classes or len(y) - size < classes:
+        return np.random.default_rng(seed).choice(len(y), size=size, replace=False)
+    _, rows = train_test_split(rest, test_size=size - len(single), stratify=y[rest], random_state=seed)
+    return np.concatenate([rows, single]) if len(single) else rows
 
 
 def _cut(split: Split, y: np.ndarray, size: int, seed: int) -> Split:

@@ -174,11 +174,18 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         probabilities = self.predict_proba(X)
         return self.classes_[np.argmax(probabilities, axis=1)]
 
-    def warmup(self, n_queries: int = 1) -> PFNClassifier:
-        """Compiles and encodes the training rows now, so that the first ``predict`` of ``n_queries`` rows is fast."""
+    def warmup(self, n_queries: int = 1, *, compile_only: bool = False) -> PFNClassifier:
+        """Compiles and encodes the training rows now, so that the first ``predict`` of ``n_queries`` rows is fast.
+
+        With ``compile_only`` nothing encoded is kept, and nothing is done when all programs needed have run before.
+        """
         check_is_fitted(self)
         if len(self.classes_) > 1:
-            self._session().logits(lambda m, rows: self._x[:1, self.members_[m].columns], n_queries)
+            session = self._session()
+            if not (compile_only and session.is_compiled(n_queries)):
+                session.logits(lambda m, rows: self._x[:1, self.members_[m].columns], n_queries)
+            if compile_only:
+                self._live.session = None
         return self
 
     def _session(self) -> Session:

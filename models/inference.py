@@ -84,6 +84,7 @@ class Engine:
     def __init__(self, weights: LoadedWeights) -> None:
         self.cfg, self.sha256, self.meta = weights.cfg, weights.sha256, weights.meta
         self._params = jax.device_put(weights.params)
+        self._programs: set[tuple[int, ...]] = set()  # shapes that have run
 
     def open(self, contexts: Contexts) -> Session:
         """A session that answers query rows for these contexts."""
@@ -138,6 +139,7 @@ class Session:
                     piece = queries(member, slice(row, stop))
                     x[k, : stop - row, : piece.shape[1]] = piece
                 answer = np.asarray(_answer(self._engine.cfg, self._engine._params, cache, jnp.asarray(x)))
+                self._engine._programs.add((*x.shape[:1], self._rows, self._columns, size))
                 used = min(len(group), members - start)
                 out[start : start + used, row:stop] = answer[:used, : stop - row]
                 row = stop
@@ -147,6 +149,11 @@ class Session:
                 f"{n_queries} rows (weights {self._engine.sha256[:12]}); please report this with the data's shape"
             )
         return out
+
+    def is_compiled(self, n_queries: int) -> bool:
+        """True when a call of `logits` with this many rows would compile nothing new."""
+        shape = (self._group, self._rows, self._columns)
+        return {(*shape, size) for size in query_chunks(n_queries)} <= self._engine._programs
 
     def _encode(self, start: int, group: list[int]) -> ContextCache:
         if start in self._encoded:

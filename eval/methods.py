@@ -1,0 +1,179 @@
+"""Which classifier a method's name stands for, and how it is run on one split."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..configs.errors import ConfigError
+from ..configs.load import nearest
+from .baselines import BASELINES, Baseline
+from .suites import DataSet, Split, rows_of
+
+DEFAULT_BASELINES = ("logistic_regression", "knn", "random_forest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of a leaderboard.
+
+    Attributes:
+      name: shown in results; unique in an evaluation.
+      kind: ``baseline``, ``network``, or ``custom``.
+      weights: weights file of a network, None for the ones that ship with the package.
+      options: arguments of `PFNClassifier`, for a network.
+      factory: ``() -> estimator`` with fit and predict_proba on raw tables, for ``custom``.
+    """
+
+    name: str
+    kind: str
+    weights: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    factory: Callable[[], Any] | None = None
+
+    def digest(self) -> str:
+        """Changes when results of this method may change: options, or the bytes of its weights."""
+        told = {"kind": self.kind, "name": self.name, "options": dict(self.options)}
+        if self.kind == "network":
+            from ..models.inference import get_engine
+
+            told = told | {"name": "", "weights": get_engine(self.weights).sha256}
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def build(self, categorical: np.ndarray, seed: int, threads: int) -> Any:
+        """An unfitted estimator for a table with these categorical columns (bool[d])."""
+        if self.kind == "baseline":
+            return Baseline(self.name, categorical, seed, threads)
+        if self.kind == "custom":
+            return self.factory()
+        from ..models.estimator import PFNClassifier
+
+        options = {"random_state": seed} | dict(self.options)
+        return PFNClassifier(weights=self.weights, categorical_features=categorical, **options)
+
+
+def parse_methods(specs: Sequence[Any] | Mapping[str, Any] | str, n_estimators: int | None = None) -> list[Method]:
+    """Methods from their specifications.
+
+    Args:
+      specs: a list, or text with commas, of
+        - the name of a baseline (see `BASELINES`),
+        - ``priorax``, ``priorax:WEIGHTS``, each with ``?option=value&option=value`` for arguments of `PFNClassifier`,
+        - ``LABEL=SPEC`` with any of these, to choose the name shown,
+        - a `Method`;
+        or a mapping of names to scikit-learn classifiers or functions that make one.
+      n_estimators: for networks that do not say it themselves.
+
+    Raises:
+      ConfigError: unknown name or option, or the same name twice.
+    """
+    if isinstance(specs, Mapping):
+        methods = [Method(name, "custom", factory=_factory(made)) for name, made in specs.items()]
+    else:
+        parts = [part for part in specs.split(",") if part.strip()] if isinstance(specs, str) else list(specs)
+        methods = [part if isinstance(part, Method) else _parse(part.strip(), n_estimators) for part in parts]
+    names = [method.name for method in methods]
+    if not names:
+        raise ConfigError("no methods given")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f'two methods are called "{repeated[0]}"; name them apart: "a=SPEC"')
+    return methods
+
+
+def _factory(made: Any) -> Callable[[], Any]:
+    if hasattr(made, "fit"):
+        from sklearn.base import clone
+
+        return lambda: clone(made)
+    return made
+
+
+def _parse(spec: str, n_estimators: int | None) -> Method:
+    label, _, rest = spec.partition("=")
+    named = bool(rest) and re.fullmatch(r"[\w.+\- ]+", label) is not None
+    body = rest if named else spec
+    if body in BASELINES and not named:
+        return Method(body, "baseline")
+    head, _, query = body.partition("?")
+    kind, _, weights = head.partition(":")
+    if kind != "priorax":
+        if body in BASELINES:
+            raise ConfigError(f'"{spec}": baselines keep their own names; write {body}')
+        close = nearest(body, [*BASELINES, "priorax"])
+        hint = f'Did you mean "{close}"? ' if close else ""
+        raise ConfigError(
+            f'unknown method "{body}". {hint}Baselines: {", ".join(BASELINES)}; networks: "priorax", "priorax:WEIGHTS"'
+        )
+    options = _options(spec, query)
+    if n_estimators is not None:
+        options = {"n_estimators": n_estimators} | options
+    name = label if named else "priorax" if not weights else f"priorax:{_short(weights)}"
+    if not named and query:
+        name += f"?{query}"
+    return Method(name, "network", str(Path(weights).expanduser()) if weights else None, options)
+
+
+def _short(weights: str) -> str:
+    """A readable name of a weights file: its stem, or its folder's name when the stem says nothing."""
+    path = Path(weights)
+    return path.parent.name if path.stem in ("model", "weights", "default") and path.parent.name else path.stem
+
+
+def _options(spec: str, query: str) -> dict[str, Any]:
+    from ..models.estimator import PFNClassifier
+
+    known = [name for name in PFNClassifier().get_params() if name not in ("weights", "categorical_features")]
+    options: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, _, text = part.partition("=")
+        if key not in known:
+            close = nearest(key, known)
+            raise ConfigError(f'"{spec}": unknown option "{key}". ' + (f'Did you mean "{close}"?' if close else ""))
+        if key == "numeric_transforms":
+            options[key] = tuple(text.split("+"))
+            continue
+        try:
+            options[key] = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            options[key] = text
+    return options
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a method did on one split: f64[q, K] probabilities and seconds."""
+
+    probabilities: np.ndarray
+    time_train_s: float
+    time_warmup_s: float
+    time_infer_s: float
+
+
+def run_method(method: Method, data: DataSet, split: Split, seed: int, threads: int) -> Answer:
+    """Fits on the training rows and predicts the test rows, timing both.
+
+    Compiling a network for a new shape happens between the two and is timed apart, as benchmarks with a warm-up stage
+    (TabArena) do. Classes absent from the training rows get probability 0.
+    """
+    X, y = rows_of(data.X, split.train), data.y[split.train]
+    test = rows_of(data.X, split.test)
+    model = method.build(data.categorical, seed, threads)
+    start = time.perf_counter()
+    model.fit(X, y)
+    fitted = time.perf_counter()
+    if hasattr(model, "warmup"):
+        model.warmup(len(split.test), compile_only=True)
+    warm = time.perf_counter()
+    p = np.asarray(model.predict_proba(test), dtype=np.float64)
+    done = time.perf_counter()
+    full = np.zeros((len(split.test), len(data.classes)))
+    full[:, np.asarray(model.classes_).astype(int)] = p
+    return Answer(full, fitted - start, warm - fitted, done - warm)
