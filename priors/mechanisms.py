@@ -64,6 +64,17 @@ def draw_weights(sizes: Sizes, law: LawArrays, stream: Stream) -> Weights:
     )
 
 
+MARGIN = 1e-4
+"""Nodes are often discrete, so inputs tie with thresholds and prototypes with one another. A margin far above rounding and far
+below the unit scale of nodes decides ties by rule; without it the last bit of a sum would."""
+
+
+def nearest(far: jax.Array) -> jax.Array:
+    """One-hot f32[L, A, r] of the smallest squared distance along axis 1; of equals the first."""
+    far = far + (10.0 * MARGIN) * jnp.arange(far.shape[1], dtype=jnp.float32)[:, None]
+    return (far <= jnp.min(far, axis=1, keepdims=True)).astype(jnp.float32)
+
+
 class _Take:
     """Cuts named matrices out of the flat normals, in order."""
 
@@ -114,7 +125,7 @@ def _splits(wt: Weights, anchors: jax.Array, x: jax.Array, count: int) -> jax.Ar
     feature = _split_features(wt, count)
     row = jnp.floor(wt.uniform[:, count : 2 * count] * anchors.shape[2]).astype(jnp.int32)
     threshold = jax.vmap(lambda a, f, i: a[f, i])(anchors, feature, row)
-    return jax.vmap(lambda v, f: v[f])(x, feature) > threshold[:, :, None]
+    return jax.vmap(lambda v, f: v[f])(x, feature) > threshold[:, :, None] + MARGIN
 
 
 def _oblivious_trees(sizes: Sizes, wt: Weights, anchors, act, x):
@@ -157,8 +168,7 @@ def _used(wt: Weights, sizes: Sizes) -> jax.Array:
 def _prototypes(sizes: Sizes, wt: Weights, anchors, act, x):
     """Discretisation: every row takes the value of its nearest prototype."""
     far = jnp.where(_used(wt, sizes)[:, :, None], _distances(wt, anchors, x), jnp.float32(3e38))
-    hot = (far <= jnp.min(far, axis=1, keepdims=True)).astype(jnp.float32)
-    return _apply(_Take(wt.normal)(sizes.width, sizes.anchors), hot)
+    return _apply(_Take(wt.normal)(sizes.width, sizes.anchors), nearest(far))
 
 
 def _soft_prototypes(sizes: Sizes, wt: Weights, anchors, act, x):

@@ -14,6 +14,7 @@ from ..configs.prior import CATEGORICAL_COLUMNS, NUMERIC_COLUMNS, Sizes
 from . import keys
 from .keys import Purpose, Stream
 from .laws import LawArrays
+from .mechanisms import MARGIN, nearest
 from .noise import rows_normal
 from .plan import CohortPlan, TaskPlan
 
@@ -104,7 +105,7 @@ def observe(
             cuts_u = jax.vmap(lambda s: keys.uniform(keys.sub(s, 1), (k - 1,)))(own)
             cut = quantiles(ref, cuts_u)  # [L, K - 1]
             used = jnp.arange(k - 1)[None, :] < levels[:, None] - 1
-            code = jnp.sum((v[:, None, :] > cut[:, :, None]) & used[:, :, None], axis=1)
+            code = jnp.sum((v[:, None, :] > cut[:, :, None] + MARGIN) & used[:, :, None], axis=1)
             return code.astype(jnp.int32), levels
 
         def ordered(_):
@@ -128,9 +129,9 @@ def observe(
                 "lwa,lwr->lar", centre, z, precision=jax.lax.Precision.HIGHEST
             )
             far = jnp.where(jnp.arange(sizes.anchors)[None, :, None] < levels[:, None, None], far, jnp.float32(3e38))
-            nearest = far <= jnp.min(far, axis=1, keepdims=True)
-            first = nearest & (jnp.cumsum(nearest, axis=1) == 1)
-            code = jnp.sum(first * jnp.arange(sizes.anchors)[None, :, None], axis=1).astype(jnp.int32)
+            index = jnp.arange(sizes.anchors, dtype=jnp.float32)[None, :, None]
+            code = jnp.sum(nearest(far) * index, axis=1).astype(jnp.int32)
+            code = jnp.minimum(code, levels[:, None] - 1)
             return shuffled(code, levels)
 
         kinds = {

@@ -64,9 +64,8 @@ def sample(
     shape = TableShape(rows, columns, context)
     block, lane = locate(prior.sizes, lanes, ids)
     blocks, inverse = np.unique(block, return_inverse=True)
-    # A power of two of blocks a call, so that asking for other numbers of tasks re-uses compiled programs.
-    count = 1 << int(len(blocks) - 1).bit_length() if len(blocks) > 1 else 1
-    count = min(count, 64)
+    # One block or chunks of eight: two compiled programs a shape, however many tasks are asked for.
+    count = 1 if len(blocks) == 1 else 8
     run = _compiled(prior.sizes, shape, lanes, with_scm)
     laws, key = law_arrays(prior), jax.random.key(seed)
     parts = []

@@ -9,6 +9,7 @@ from ..configs.prior import Sizes
 from . import keys
 from .keys import Purpose, Stream
 from .laws import LawArrays
+from .mechanisms import MARGIN, nearest
 from .noise import rows_uniform
 from .observe import quantiles
 from .plan import CohortPlan, TaskPlan
@@ -89,7 +90,7 @@ def assign_classes(
     def by_shares(s, s_ref, cumulative):
         edge = quantiles(s_ref, cumulative[:, :-1])
         used = jnp.arange(cumulative.shape[1] - 1)[None, :, None] < (k_used - 1)[:, None, None]
-        return jnp.sum((s[:, None, :] > edge[:, :, None]) & used, axis=1).astype(jnp.int32)
+        return jnp.sum((s[:, None, :] > edge[:, :, None] + MARGIN) & used, axis=1).astype(jnp.int32)
 
     def ordered_bins(_):
         return by_shares(score, score_ref, _class_shares(draw(103, k), concentration, k_used))
@@ -100,7 +101,8 @@ def assign_classes(
         far = jnp.sum(centre**2, axis=1)[:, :, None] - 2.0 * jnp.einsum(
             "lwk,lwr->lkr", centre, v, precision=jax.lax.Precision.HIGHEST
         )
-        return jnp.argmin(jnp.where(inside[:, :, None], far, jnp.float32(3e38)), axis=1).astype(jnp.int32)
+        hot = nearest(jnp.where(inside[:, :, None], far, jnp.float32(3e38)))
+        return jnp.argmax(hot, axis=1).astype(jnp.int32)
 
     def class_scores():
         matrix = keys.to_normal(draw(105, k, 2 * w)) * jnp.abs(direction)[:, None, :]
@@ -123,7 +125,7 @@ def assign_classes(
         bins = 3 * k
         edge = quantiles(score_ref, draw(107, bins - 1))
         used = jnp.arange(bins - 1)[None, :, None] < (k_used * (1 + jnp.floor(2.999 * u[:, 4])) - 1)[:, None, None]
-        place = jnp.sum((score[:, None, :] > edge[:, :, None]) & used, axis=1)
+        place = jnp.sum((score[:, None, :] > edge[:, :, None] + MARGIN) & used, axis=1)
         table = jnp.floor(draw(108, bins) * k_used[:, None]).astype(jnp.int32)
         table = jnp.where(jnp.arange(bins)[None, :] < k_used[:, None], jnp.arange(bins)[None, :], table)
         return jnp.take_along_axis(table, place, axis=1)
@@ -135,7 +137,7 @@ def assign_classes(
         lanes, d, m = v_ref.shape
         share = keys.between(u[:, 7], 0.35, 0.6)
         middle = quantiles(v_ref.reshape(lanes * d, m), jnp.repeat(share, d)[:, None]).reshape(lanes, d, 1)
-        bits = (v > middle) & counts[:, :, None]
+        bits = (v > middle + MARGIN) & counts[:, :, None]
         total = jnp.sum(bits, axis=1)
         code = jnp.sum(bits * (2 ** jnp.arange(d, dtype=jnp.int32))[None, :, None], axis=1)
 
