@@ -17,10 +17,10 @@ _HOME = {
     "make_sampler": "priorax.priors",
     "sample": "priorax.priors",
     "stream": "priorax.priors",
-    "PFNClassifier": "priorax.models",
+    "PFNClassifier": "priorax.models.estimator",
     "load_recipe": "priorax.configs",
     "pretrain": "priorax.train",
-    "evaluate": "priorax.eval",
+    "evaluate": "priorax.eval.harness",
     "PrioraxError": "priorax.configs",
 }
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from priorax.configs import PrioraxError as PrioraxError
     from priorax.configs import load_prior as load_prior
     from priorax.configs import load_recipe as load_recipe
-    from priorax.eval import evaluate as evaluate
-    from priorax.models import PFNClassifier as PFNClassifier
+    from priorax.eval.harness import evaluate as evaluate
+    from priorax.models.estimator import PFNClassifier as PFNClassifier
     from priorax.priors import TableShape as TableShape
     from priorax.priors import TaskBatch as TaskBatch
     from priorax.priors import make_sampler as make_sampler

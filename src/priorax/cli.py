@@ -81,9 +81,7 @@ def _run(args: list[str]) -> int:
     from priorax import options, output, runtime
 
     cls = getattr(importlib.import_module(f"priorax.{module}"), cls_name)
-    command, unknown = tyro.cli(
-        cls, prog=f"priorax {name}", args=rest, return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    command, unknown = tyro.cli(cls, prog=f"priorax {name}", args=rest, return_unknown_args=True)
     settings = {}
     if unknown:
         if not getattr(cls, "TAKES_SETTINGS", False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import tempfile
 import time
@@ -22,14 +21,16 @@ class Doctor(options.Common):
     """
 
     def run(self, settings: dict[str, str]) -> None:
+        from priorax.models.compile_cache import enable_compile_cache
+
         devices = runtime.devices(self.device)
-        cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", runtime.cache_dir() / "compiled"))
+        cache = enable_compile_cache()
         report: dict[str, Any] = {
             **runtime.environment(),
             "devices": [str(d) for d in devices],
-            "cache_dir": str(cache),
-            "cache_mb": _folder_mb(cache),
-            "cache_writable": _writable(cache),
+            "cache_dir": str(cache) if cache else None,
+            "cache_mb": _folder_mb(cache) if cache else None,
+            "cache_writable": _writable(cache) if cache else False,
             "temp_writable": _writable(Path(tempfile.gettempdir())),
             "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
             "extras": {name: _installed(name) for name in ("matplotlib", "pyarrow", "h5py", "pandas", "openml")},

@@ -53,11 +53,11 @@ class Generate(options.OutDir):
     """I/N: write only the files I, I+N, I+2N, ... of the dump."""
     missing: Literal["auto", "keep", "impute", "none"] = "auto"
     """Missing values: keep them, fill them from the context rows, or draw none. auto keeps them where the format can."""
-    with_graph: bool = False
+    with_graph: options.Switch = False
     """Store the causal graph of every task."""
-    verify: bool = False
+    verify: options.Switch = False
     """Check the files of --out against its manifest (exit code 7 on a difference) instead of writing."""
-    dry_run: bool = False
+    dry_run: options.Switch = False
     """Show the resolved settings and the number of files, write nothing."""
 
     def run(self, settings: dict[str, str]) -> None:

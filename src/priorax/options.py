@@ -11,15 +11,17 @@ import tyro
 from priorax.configs.errors import ConfigError
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
+Switch = tyro.conf.FlagCreatePairsOff[bool]
+"""A flag that is off unless given; there is no --no-FLAG."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
     """Flags every command has."""
 
-    json: bool = False
+    json: Switch = False
     """Print the result as one JSON object on stdout."""
-    quiet: bool = False
+    quiet: Switch = False
     """No logs and no progress on stderr."""
     device: Device = "auto"
     """Where to compute; auto takes what JAX finds."""
@@ -29,9 +31,9 @@ class Common:
 class OutDir(Common):
     """Flags of a command that fills a directory."""
 
-    overwrite: bool = False
+    overwrite: Switch = False
     """Delete what an earlier run left in --out."""
-    resume: bool = False
+    resume: Switch = False
     """Go on with what an earlier run left in --out."""
 
 

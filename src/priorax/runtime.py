@@ -18,15 +18,6 @@ from priorax.configs.errors import ConfigError, MissingError
 DEVICES = ("auto", "cpu", "gpu", "tpu")
 
 
-def cache_dir() -> Path:
-    """The user's cache folder: PRIORAX_CACHE_DIR, else XDG_CACHE_HOME/priorax, else ~/.cache/priorax."""
-    explicit = os.environ.get("PRIORAX_CACHE_DIR")
-    if explicit:
-        return Path(explicit).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "priorax"
-
-
 def cpu_count() -> int:
     """Cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -59,15 +50,9 @@ def prepare(device: str = "auto", host_devices: int = 1) -> None:
     if host_devices > 1 and "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter on stderr
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = cache_dir() / "compiled"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a read-only home: compile every time
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    from priorax.models.compile_cache import enable_compile_cache
+
+    enable_compile_cache()
 
 
 def devices(asked: str = "auto") -> list[Any]:

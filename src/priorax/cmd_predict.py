@@ -1,0 +1,135 @@
+"""`priorax predict`: the rows of one file, from the labelled rows of another."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from priorax import options, output, table_io
+from priorax.configs.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predict(options.Common):
+    """Predicts the rows of a table from the labelled rows of another; nothing is trained and nothing leaves the machine.
+
+    CSV, TSV, JSON lines, Parquet and Arrow files, in and out. Columns are matched by name. When the test table has the
+    target column too, the score is printed beside the predictions.
+    """
+
+    train: Path
+    """File with labelled rows."""
+    test: Path
+    """File with rows to predict."""
+    target: str
+    """Column to predict."""
+    out: Path | None = None
+    """File for the predictions: id, prediction, proba_CLASS ...; CSV on stdout when left out."""
+    id: str | None = None
+    """Column that names the rows; not used for predicting. Row numbers from 0 when left out."""
+    columns: tuple[str, ...] = ()
+    """Use only these columns; all but target and id when left out."""
+    categorical: tuple[str, ...] = ()
+    """Numeric columns that hold categories; text always does."""
+    model: str | None = None
+    """Weights file; the ones that ship with the package when left out."""
+    n_estimators: int = 4
+    """Members of the ensemble."""
+    max_context_rows: int | None = None
+    """Most training rows a member may see."""
+    seed: int = 0
+    """Seed of the ensemble."""
+    proba: bool = True
+    """Write the class probabilities too."""
+    overwrite: options.Switch = False
+    """Replace --out."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        out = output.check_out_file(self.out, self.overwrite) if self.out is not None else None
+        if out is not None and out.suffix.lower() not in table_io.SUFFIXES:
+            raise ConfigError(f"--out {out}: unknown suffix; known: {', '.join(table_io.SUFFIXES)}")
+        if self.n_estimators < 1:
+            raise ConfigError(f"--n-estimators is {self.n_estimators}; it must be at least 1")
+        train, test = table_io.read(self.train), table_io.read(self.test)
+        labels = table_io.columns(train, [self.target], self.train)[self.target]
+        names = self._features(train, test)
+        if self.id is not None:
+            table_io.columns(test, [self.id], self.test)
+        kept = [i for i, label in enumerate(labels) if label is not None]
+        if len(kept) < len(labels):
+            output.log(f"warning: {len(labels) - len(kept)} training rows have no label and are left out")
+        labels = _labels([labels[i] for i in kept])
+        if len(set(labels)) < 2:
+            raise DataError(f'column "{self.target}" of {self.train} holds fewer than 2 classes')
+        rows = {n: [train[n][i] for i in kept] for n in names}
+        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.test)
+        if not len(x_test):
+            raise DataError(f"{self.test} holds no rows")
+        probabilities, classes, seconds = self._predict(x_train, labels, x_test, names)
+        predicted = [classes[k] for k in probabilities.argmax(1)]
+        table: table_io.Table = {"id": test[self.id] if self.id else list(range(len(predicted))), "prediction": predicted}
+        if self.proba:
+            table |= {f"proba_{c}": probabilities[:, k].tolist() for k, c in enumerate(classes)}
+        self._finish(out, table, test, x_train, classes, seconds)
+
+    def _features(self, train: table_io.Table, test: table_io.Table) -> list[str]:
+        names = list(self.columns) or [n for n in train if n not in (self.target, self.id)]
+        if self.target in names or (self.id and self.id in names):
+            raise ConfigError("--columns must not name the target or the id column")
+        if not names:
+            raise DataError(f"{self.train} has no columns besides the target")
+        table_io.columns(train, names, self.train)
+        table_io.columns(test, names, self.test)
+        unknown = [n for n in self.categorical if n not in names]
+        if unknown:
+            raise ConfigError(f"--categorical names {unknown[0]!r}, which is not among the columns: {', '.join(names)}")
+        return names
+
+    def _predict(self, x_train: Any, labels: list, x_test: Any, names: list[str]) -> tuple[Any, list, float]:
+        import numpy as np
+
+        from priorax import PFNClassifier
+
+        categorical: Any = "from_dtype"
+        if self.categorical:
+            categorical = [names.index(n) for n in self.categorical]
+        start = time.perf_counter()
+        model = PFNClassifier(
+            self.n_estimators, categorical_features=categorical, max_context=self.max_context_rows, weights=self.model,
+            random_state=self.seed,
+        )  # fmt: skip
+        model.fit(x_train, np.array(labels, dtype=object))
+        probabilities = model.predict_proba(x_test)
+        return probabilities, model.classes_.tolist(), time.perf_counter() - start
+
+    def _finish(self, out: Path | None, table: table_io.Table, test: table_io.Table, x_train: Any, classes: list,
+                seconds: float) -> None:  # fmt: skip
+        import jax
+
+        summary: dict[str, Any] = {
+            "rows": len(table["id"]), "train_rows": len(x_train), "columns": x_train.shape[1], "classes": classes,
+            "predicted": dict(Counter(map(str, table["prediction"]))), "seconds": round(seconds, 2),
+            "device": jax.default_backend(), "out": str(out) if out else None,
+        }  # fmt: skip
+        truth = test.get(self.target)
+        if truth is not None and all(v is not None for v in truth):
+            hits = [a == b for a, b in zip(_labels(truth), table["prediction"], strict=True)]
+            summary["accuracy"] = sum(hits) / len(hits)
+        if out is not None:
+            table_io.write(out, table)
+        if self.json:
+            output.emit_json(summary)
+        elif out is None:
+            table_io.write_csv(sys.stdout, table)
+        else:
+            for key, value in summary.items():
+                print(f"{key:12} {value}")
+
+
+def _labels(cells: list[Any]) -> list[str]:
+    """Class labels as text; whole numbers without a decimal point whichever file format they came from."""
+    return [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in cells]

@@ -1,0 +1,82 @@
+"""`priorax weights`: which weights are here, where, and whether they are intact."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from priorax import options, output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsList(options.Common):
+    """Lists the weights that ship with the package, with licence, size and hash."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.models import default_weights_path
+
+        folder = default_weights_path().parent
+        rows = [describe(path) for path in sorted(folder.glob("*.safetensors"))]
+        if self.json:
+            output.emit_json(rows)
+            return
+        cells = [(r["name"], r["licence"], f"{r['parameters']:,}", f"{r['bytes'] / 1e6:.2f} MB", r["sha256"][:12]) for r in rows]
+        print(output.table(cells, ("name", "licence", "parameters", "size", "sha256")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsPath(options.Common):
+    """Prints the path of the weights that ship with the package."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.models import default_weights_path
+
+        path = default_weights_path()
+        if self.json:
+            output.emit_json({"path": path})
+        else:
+            print(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsVerify(options.Common):
+    """Checks a weights file: checksums, shapes, and a forward pass whose result is stored in the file.
+
+    Exit code 3 when the file is damaged, 6 when this machine computes something else.
+    """
+
+    path: options.Positional[Path | None] = None
+    """Weights file; the shipped ones when left out."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.models import default_weights_path, load_weights
+
+        path = self.path or default_weights_path()
+        weights = load_weights(path, verify=True)
+        result = {"path": path, "sha256": weights.sha256, "ok": True}
+        if self.json:
+            output.emit_json(result)
+        else:
+            print(f"{path}: intact, self-test passed (sha256 {weights.sha256[:16]})")
+
+
+def describe(path: Path, verify: bool = False) -> dict[str, Any]:
+    """Facts about a weights file."""
+    from priorax.configs.load import to_dict
+    from priorax.models import count_params, load_weights
+
+    weights = load_weights(path, verify=verify)
+    meta = dict(weights.meta)
+    return {
+        "name": path.stem,
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": weights.sha256,
+        "parameters": int(count_params(weights.params)),
+        "licence": meta.pop("licence", None),
+        "limits": meta.pop("limits", None),
+        "self_test": "passed" if verify else "not run",
+        "config": to_dict(weights.cfg),
+        "meta": meta,
+    }

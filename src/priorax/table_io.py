@@ -1,0 +1,188 @@
+"""Tables from and to CSV, TSV, JSON lines, Parquet and Arrow files, without a dataframe library.
+
+A table is a dict of column name -> list of raw cells: text, numbers, truth values, dates, or None for a missing one. Text
+files hold only text, so whether a column is numeric is decided later, from the training table alone (`typed`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from priorax.configs.errors import DataError, require
+from priorax.configs.files import replacing
+
+Table = dict[str, list[Any]]
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "<na>"})
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".arrow", ".feather")
+
+
+def read(path: Path) -> Table:
+    """Reads a table; the suffix decides the format.
+
+    Raises:
+      DataError: no such file, unknown suffix, or contents that are not a table.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        return _read_text(path, "\t" if kind == ".tsv" else ",")
+    if kind in (".jsonl", ".ndjson"):
+        return _read_jsonl(path)
+    if kind in (".parquet", ".pq", ".arrow", ".feather"):
+        return _read_arrow(path, kind)
+    raise DataError(f"{path}: unknown suffix {kind or '(none)'}; known: {', '.join(SUFFIXES)}")
+
+
+def write(path: Path, table: Table) -> None:
+    """Writes a table whole or not at all; the suffix decides the format. None becomes an empty cell or null."""
+    kind = Path(path).suffix.lower()
+    if kind not in SUFFIXES:
+        raise DataError(f"{path}: unknown suffix {kind or '(none)'}; known: {', '.join(SUFFIXES)}")
+    with replacing(path) as temporary:
+        if kind in (".csv", ".tsv"):
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                write_csv(file, table, "\t" if kind == ".tsv" else ",")
+        elif kind in (".jsonl", ".ndjson"):
+            with open(temporary, "w", encoding="utf-8") as file:
+                for row in zip(*table.values(), strict=True):
+                    file.write(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False, default=str) + "\n")
+        else:
+            pa = require("pyarrow", "dumps", f"writing {kind}")
+            arrow = pa.table({name: pa.array(values) for name, values in table.items()})
+            if kind in (".parquet", ".pq"):
+                require("pyarrow.parquet", "dumps").write_table(arrow, temporary)
+            else:
+                require("pyarrow.feather", "dumps").write_feather(arrow, str(temporary))
+
+
+def write_csv(file: Any, table: Table, delimiter: str = ",") -> None:
+    """Writes a table to an open text file."""
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+
+
+def _read_text(path: Path, delimiter: str) -> Table:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter=delimiter))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as delimited UTF-8 text: {error}") from None
+    rows = [row for row in rows if row]
+    if not rows:
+        raise DataError(f"{path} is empty; the first line must name the columns")
+    header = [name.strip() for name in rows[0]]
+    _check_names(path, header)
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise DataError(f"{path}, row {number}: {len(row)} cells, the header names {len(header)} columns")
+    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else [()] * len(header)
+    return {
+        name: [None if c.strip().lower() in MISSING else c.strip() for c in column]
+        for name, column in zip(header, columns, strict=True)
+    }
+
+
+def _read_jsonl(path: Path) -> Table:
+    table: Table = {}
+    count = 0
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
+            for name, value in row.items():
+                if isinstance(value, (dict, list)):
+                    raise DataError(f'{path}, line {number}: column "{name}" holds {type(value).__name__}, not one value')
+                table.setdefault(name, [None] * count).append(value)
+            count += 1
+            for values in table.values():
+                values.extend([None] * (count - len(values)))
+    if not count:
+        raise DataError(f"{path} holds no rows")
+    return table
+
+
+def _read_arrow(path: Path, kind: str) -> Table:
+    pa = require("pyarrow", "dumps", f"reading {path.name}")
+    try:
+        if kind in (".parquet", ".pq"):
+            arrow = require("pyarrow.parquet", "dumps").read_table(path)
+        else:
+            arrow = require("pyarrow.feather", "dumps").read_table(str(path))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    _check_names(path, arrow.column_names)
+    return {name: arrow.column(i).to_pylist() for i, name in enumerate(arrow.column_names)}
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    double = {n for n in names if names.count(n) > 1} if isinstance(names, list) else set()
+    if double:
+        raise DataError(f"{path}: column names occur twice: {', '.join(sorted(double))}")
+
+
+def columns(table: Table, wanted: Sequence[str], path: Path) -> Table:
+    """The wanted columns of a table, in that order.
+
+    Raises:
+      DataError: one is not there; names it and what is.
+    """
+    for name in wanted:
+        if name not in table:
+            raise DataError(f'column "{name}" is not in {path}. Columns: {", ".join(list(table)[:40])}.')
+    return {name: table[name] for name in wanted}
+
+
+def typed(train: Table, test: Table, test_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Object arrays [n, d] and [m, d] of two tables with equal columns; None is a missing value.
+
+    A column whose training cells all read as numbers is numeric in both tables.
+
+    Raises:
+      DataError: a numeric column holds text in the test table.
+    """
+    out = [np.empty((len(next(iter(t.values()), ())), len(train)), dtype=object) for t in (train, test)]
+    for j, (name, cells) in enumerate(train.items()):
+        out[0][:, j], out[1][:, j] = cells, test[name]
+        if not any(isinstance(c, str) for c in cells):
+            numeric = any(isinstance(c, (int, float)) and not isinstance(c, bool) for c in cells)
+        else:
+            numeric = all(c is None or (isinstance(c, str) and _number(c) is not None) for c in cells)
+        if not numeric:
+            if any(isinstance(c, str) for c in cells):  # categories written as text in one file, as numbers in the other
+                out[1][:, j] = [c if c is None or isinstance(c, str) else str(c) for c in test[name]]
+            continue
+        out[0][:, j] = [_number(c) if isinstance(c, str) else c for c in cells]
+        for i, c in enumerate(test[name]):
+            if isinstance(c, str):
+                number = _number(c)
+                if number is None:
+                    raise DataError(f'{test_path}, row {i + 1}: column "{name}" is numeric in the training table, here "{c}"')
+                out[1][i, j] = number
+    for array in out:
+        for i, j in zip(*np.nonzero([[isinstance(c, float) and math.isnan(c) for c in row] for row in array]), strict=True):
+            array[i, j] = None
+    return out[0], out[1]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return None if "_" in text else value
