@@ -2,6 +2,10 @@
 
 Neither needs a mask tensor: which keys may be seen is always a prefix (the target token and the active columns; the
 thinking rows and the context rows), given by its length per task.
+
+The XLA path is written for what XLA:CPU does well: heads become a batch axis, every product is a plain batched matrix
+product without transposed large operands, the softmax is normalised after the product with the values, and the backward
+pass recomputes the weights from one number per query (as in FlashAttention, arXiv 2205.14135) instead of storing them.
 """
 
 from __future__ import annotations
@@ -10,28 +14,25 @@ import jax
 import jax.numpy as jnp
 
 _MASKED = -1e30
-"""Score of a key that may not be seen; exp(score - max) is exactly 0 in float32."""
+"""Added to the score of a key that may not be seen; exp of it less any maximum is exactly 0 in float32."""
 
 
 def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
     """Softmax attention among the tokens of each row.
 
     Args:
-      q, k, v: [B, T, S, E]; B tasks, T tokens, S rows, E = heads * head width.
-      n_tokens: i32[B]; tokens that may be seen (a prefix of T).
+      q, k, v: [B, S, T, E]; B tasks, S rows, T tokens, E = heads * head width.
+      n_tokens: i32[B]; tokens that may be seen (a prefix of T, at least one).
 
     Returns:
-      [B, T, S, E] in the dtype of ``v``.
+      [B, S, T, E] in the dtype of ``v``.
     """
-    tasks, tokens, rows, width = q.shape
-    split = (tasks, tokens, rows, heads, width // heads)
-    q, k, v = q.reshape(split), k.reshape(split), v.reshape(split)
-    scale = (width // heads) ** -0.5
-    scores = jnp.einsum("btshd,bushd->bshtu", q * scale, k, preferred_element_type=jnp.float32)
-    seen = jnp.arange(tokens) < n_tokens[:, None]
-    scores = jnp.where(seen[:, None, None, None, :], scores, _MASKED)
+    tasks, rows, tokens, width = q.shape
+    bias = _prefix_bias(n_tokens, tokens)[:, None, None, None, :]
+    q, k, v = (_split_heads(a, heads) for a in (q * (width // heads) ** -0.5, k, v))  # [B, S, H, T, D]
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32) + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bshtu,bushd->btshd", weights, v).reshape(tasks, tokens, rows, width)
+    return _join_heads(jnp.matmul(weights, v))
 
 
 def row_attention(
@@ -50,29 +51,70 @@ def row_attention(
       [B, T, S, E] in the dtype of ``v``.
     """
     tasks, tokens, rows, width = q.shape
-    heads = query_scale.shape[-1]
-    head = width // heads
-    keys = k.shape[2]
-    q = q.reshape(tasks, tokens, rows, heads, head)
-    q = (q.astype(jnp.float32) * (query_scale * head**-0.5)[:, None, None, :, None]).astype(q.dtype)
+    heads, keys = query_scale.shape[-1], k.shape[2]
+    factor = jnp.repeat(query_scale * (width // heads) ** -0.5, width // heads, axis=-1)
+    q = (q.astype(jnp.float32) * factor[:, None, None, :]).astype(q.dtype)
     if implementation == "cudnn":
-        lengths = jnp.repeat(n_keys.astype(jnp.int32), tokens)
+        sequences = (tasks * tokens, -1, heads, width // heads)
         out = jax.nn.dot_product_attention(
-            q.reshape(tasks * tokens, rows, heads, head),
-            k.reshape(tasks * tokens, keys, heads, head),
-            v.reshape(tasks * tokens, keys, heads, head),
+            q.reshape(sequences),
+            k.reshape(sequences),
+            v.reshape(sequences),
             scale=1.0,
-            key_value_seq_lengths=lengths,
+            key_value_seq_lengths=jnp.repeat(n_keys.astype(jnp.int32), tokens),
             implementation="cudnn",
         )
-        return out.reshape(tasks, tokens, rows, width)
-    k = k.reshape(tasks, tokens, keys, heads, head)
-    v = v.reshape(tasks, tokens, keys, heads, head)
-    scores = jnp.einsum("btshd,btnhd->bthsn", q, k, preferred_element_type=jnp.float32)
-    seen = jnp.arange(keys) < n_keys[:, None]
-    scores = jnp.where(seen[:, None, None, None, :], scores, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bthsn,btnhd->btshd", weights, v).reshape(tasks, tokens, rows, width)
+        return out.reshape(q.shape)
+    bias = _prefix_bias(n_keys, keys)[:, None, None, None, :]
+    return _join_heads(_attend(*(_split_heads(a, heads) for a in (q, k, v)), bias))
+
+
+@jax.custom_vjp
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+    """softmax(q k' + bias) v over the last two axes: q [..., S, D], k and v [..., N, D], bias f32[..., 1, N]."""
+    return _attend_forward(q, k, v, bias)[0]
+
+
+def _attend_forward(q, k, v, bias):
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32) + bias
+    top = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = out.astype(v.dtype)
+    return out, (q, k, v, bias, out, top + jnp.log(total))
+
+
+def _attend_backward(saved, d_out):
+    q, k, v, bias, out, log_total = saved
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
+    weights = jnp.exp(scores + (bias - log_total))
+    inner = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    d_weights = jnp.matmul(d_out, jnp.swapaxes(v, -1, -2), preferred_element_type=jnp.float32)
+    d_scores = (weights * (d_weights - inner)).astype(q.dtype)
+    # The small operand is the one that is transposed: d_v = weights' d_out is formed as (d_out' weights)'.
+    d_v = jnp.swapaxes(jnp.matmul(jnp.swapaxes(d_out, -1, -2), weights.astype(v.dtype)), -1, -2)
+    d_k = jnp.swapaxes(jnp.matmul(jnp.swapaxes(q, -1, -2), d_scores), -1, -2)
+    return jnp.matmul(d_scores, k), d_k, d_v, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _prefix_bias(lengths: jax.Array, size: int) -> jax.Array:
+    """f32[B, size]: 0 before each length, very negative from there on."""
+    return jnp.where(jnp.arange(size) < lengths[:, None], 0.0, _MASKED)
+
+
+def _split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[..., S, H * D] -> [..., H, S, D]"""
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], heads, -1), -2, -3)
+
+
+def _join_heads(x: jax.Array) -> jax.Array:
+    """[..., H, S, D] -> [..., S, H * D]"""
+    x = jnp.swapaxes(x, -2, -3)
+    return x.reshape(*x.shape[:-2], -1)
 
 
 def pick_implementation(requested: str, dtype: jnp.dtype, head_width: int) -> str:

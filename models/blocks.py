@@ -22,6 +22,32 @@ def rms_norm(h: jax.Array, gain: jax.Array) -> jax.Array:
     return (wide * gain).astype(h.dtype)
 
 
+@jax.custom_vjp
+def linear(x: jax.Array, w: jax.Array) -> jax.Array:
+    """``x @ w`` for x [..., S, I] and w [I, O]; the weight gradient is summed over blocks of S rows.
+
+    One product that contracts all rows at once makes XLA:CPU copy both operands into a transposed layout first; batched
+    products over cache-sized blocks and a sum do not.
+    """
+    return x @ w.astype(x.dtype)
+
+
+def _linear_forward(x, w):
+    return linear(x, w), (x, w)
+
+
+def _linear_backward(saved, grad):
+    x, w = saved
+    batch = tuple(range(x.ndim - 2))
+    rows = x.ndim - 2
+    contract = (((rows,), (rows,)), (batch, batch))
+    d_w = jax.lax.dot_general(x, grad, contract, preferred_element_type=jnp.float32).sum(batch)
+    return grad @ w.astype(grad.dtype).T, d_w.astype(w.dtype)
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
 def _matrix(rngs: nnx.Rngs, layers: int, rows: int, columns: int) -> nnx.Param:
     return nnx.Param(jax.random.normal(rngs.params(), (layers, rows, columns)) / math.sqrt(rows))
 
@@ -66,15 +92,18 @@ class Blocks(nnx.Module):
 def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
     """Scales the stream and adds attention over columns. h: [B, T, S, E]; w: one layer of `Blocks.stacked`."""
     h = h * w["stream_scale"].astype(h.dtype)
-    x = rms_norm(h, w["feature_norm"])
-    q, k, v = (x @ w[f"feature_{name}"].astype(h.dtype) for name in "qkv")
-    return h + feature_attention(q, k, v, n_tokens, heads) @ w["feature_out"].astype(h.dtype)
+    x = jnp.swapaxes(rms_norm(h, w["feature_norm"]), 1, 2)  # the tokens of a row side by side
+    blocks = _blocks_of_rows(x)
+    q, k, v = (linear(blocks, w[f"feature_{name}"]).reshape(x.shape) for name in "qkv")
+    out = feature_attention(q, k, v, n_tokens, heads)
+    out = linear(_blocks_of_rows(out), w["feature_out"]).reshape(x.shape)
+    return h + jnp.swapaxes(out, 1, 2)
 
 
 def row_keys(w: dict[str, jax.Array], h: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys and values of row attention for the rows given, [B, T, S, E] each."""
     x = rms_norm(h, w["row_norm"])
-    return x @ w["row_k"].astype(h.dtype), x @ w["row_v"].astype(h.dtype)
+    return linear(x, w["row_k"]), linear(x, w["row_v"])
 
 
 def row_step(
@@ -95,7 +124,12 @@ def row_step(
     """
     rows = n_context.astype(jnp.float32)[:, None]
     factor = jnp.clip(1.0 + w["row_length"] * jnp.log(rows / _REFERENCE_ROWS), 0.5, 2.0)
-    q = rms_norm(h, w["row_norm"]) @ w["row_q"].astype(h.dtype)
-    h = h + row_attention(q, *keys, n_keys, factor, implementation) @ w["row_out"].astype(h.dtype)
-    x = jax.nn.gelu(rms_norm(h, w["mlp_norm"]) @ w["mlp_in"].astype(h.dtype))
-    return h + x @ w["mlp_out"].astype(h.dtype)
+    q = linear(rms_norm(h, w["row_norm"]), w["row_q"])
+    h = h + linear(row_attention(q, *keys, n_keys, factor, implementation), w["row_out"])
+    x = jax.nn.gelu(linear(rms_norm(h, w["mlp_norm"]), w["mlp_in"]))
+    return h + linear(x, w["mlp_out"])
+
+
+def _blocks_of_rows(x: jax.Array) -> jax.Array:
+    """[B, S, T, E] as [B * T, S, E]: the same memory cut into as many blocks as there are columns (for `linear`)."""
+    return x.reshape(x.shape[0] * x.shape[2], x.shape[1], x.shape[3])

@@ -101,7 +101,7 @@ class PFN(nnx.Module):
             return row_step(w, h, keys, n_keys, n_context, kernel), None
 
         w = self.blocks.stacked()
-        h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w))
+        h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
         # After the last block only rows with logits are read, so it asks for no others.
         w = jax.tree.map(lambda a: a[-1], w)
         h = feature_step(w, h, n_tokens, self.cfg.heads)
@@ -134,7 +134,7 @@ class PFN(nnx.Module):
             return row_step(w, h, keys, n_keys, n_context, kernel), keys
 
         w = self.blocks.stacked()
-        h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w))
+        h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
         w = jax.tree.map(lambda a: a[-1], w)
         last = row_keys(w, feature_step(w, h, n_tokens, self.cfg.heads))
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip((keys, values), last, strict=True))
@@ -157,8 +157,13 @@ class PFN(nnx.Module):
             h = feature_step(w, h, n_tokens, self.cfg.heads)
             return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel), None
 
-        h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values))
+        h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values), unroll=self._unroll)
         return self.decoder(h, cache.n_features, cache.n_classes)
+
+    @property
+    def _unroll(self) -> int:
+        """Blocks per turn of the scan: all of a shallow trunk (spares copies of saved activations), else one."""
+        return self.cfg.layers if self.cfg.layers <= 4 else 1
 
     def _numerics(self) -> tuple[jnp.dtype, str]:
         on_cpu = jax.default_backend() == "cpu"
