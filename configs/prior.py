@@ -294,17 +294,23 @@ class Component:
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig:
-    """A prior over tabular tasks: sizes and a weighted mixture of components."""
+    """A prior over tabular tasks: sizes and a weighted mixture of components.
+
+    `oversample` is for training streams: candidates drawn per task kept, learnable ones first (1 keeps every task).
+    """
 
     name: str = "graph_scm"
     description: str = ""
     version: str = ENGINE_VERSION
     sizes: Sizes = Sizes()
+    oversample: float = 1.0
     components: tuple[Component, ...] = (Component("graph_scm"),)
 
     def __post_init__(self) -> None:
         if not self.components:
             raise ValueError("prior.components is empty; a prior needs at least one component")
+        if not 1.0 <= self.oversample <= 8.0:
+            raise ValueError(f"prior.oversample is {self.oversample}; it must lie in [1, 8]")
         if sum(c.weight for c in self.components) <= 0:
             raise ValueError("prior.components: all weights are zero")
         if self.version != ENGINE_VERSION:

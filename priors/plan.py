@@ -84,7 +84,7 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
     tilt = jnp.exp(spread * keys.normal(keys.sub(stream, 1), law["family"].shape))
     family = keys.choose(keys.uniform(keys.sub(stream, 2), (s,)), law["family"] * tilt)
 
-    wish = keys.choose(keys.uniform(keys.sub(stream, 3), (s,)), law["combine"])
+    fold = keys.choose(keys.uniform(keys.sub(stream, 3), (s,)), law["combine"])
     more = keys.uniform(keys.sub(stream, 4), (s,)) < 0.6
 
     def step(carry, x):
@@ -97,12 +97,13 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
         return (op, part, ~closes), (op, part, closes)
 
     start = (jnp.int32(0), jnp.int32(0), jnp.bool_(False))
-    _, (combine, part, closes) = jax.lax.scan(step, start, (jnp.arange(s), wish, more))
+    _, (combine, part, closes) = jax.lax.scan(step, start, (jnp.arange(s), fold, more))
     position = jnp.where(closes, jnp.arange(s), s - 1)
     end = jax.lax.cummin(position, axis=0, reverse=True)
 
     columns_u = jnp.where(u[4] < law["columns_log"], 1.0, 0.0)
-    least = jnp.minimum(law["columns_least"], float(f))
+    wish = law["columns_least"] if shape.least_columns is None else jnp.float32(shape.least_columns)
+    least = jnp.minimum(wish, float(f))
     n_log = keys.log_integer(u[5], least, jnp.float32(f))
     n_flat = jnp.floor(keys.between(u[5], least, f + 1.0)).astype(jnp.int32)
     n_columns = jnp.clip(jnp.where(columns_u > 0, n_log, n_flat), 1, f)

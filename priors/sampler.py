@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ from ..configs.prior import PriorConfig, Sizes
 from . import keys
 from .corrupt import missing_mask
 from .laws import LawArrays, law_arrays
+from .learnability import select_learnable
 from .observe import observe
 from .plan import plan_cohort, plan_task
 from .propagate import propagate, row_addresses
@@ -155,7 +157,8 @@ def make_sampler(
     """Builds the training stream of a prior: ``sampler(key, step, laws=None) -> TaskBatch`` with `tasks` tasks.
 
     The sampler is pure and jittable; `step` is a traced integer and steps never repeat a task (up to 2**32 of them). `laws`
-    (see `law_arrays`) may be given to change probabilities without recompiling.
+    (see `law_arrays`) may be given to change probabilities without recompiling. With `prior.oversample` above 1 that many
+    times more candidates are drawn and the learnable ones kept (`learnability.select_learnable`).
 
     Raises:
       ValueError: if `lanes` (default: the largest power of two up to 8 dividing `tasks`) does not divide both
@@ -165,14 +168,15 @@ def make_sampler(
     if tasks < 1:
         raise ValueError(f"tasks is {tasks}; a batch needs at least 1")
     if lanes is None:
-        lanes = min(LANES, sizes.cohort, tasks & -tasks)
+        lanes = min(LANES // 2 if prior.oversample > 1 else LANES, sizes.cohort, tasks & -tasks)
     if tasks % lanes or sizes.cohort % lanes:
         raise ValueError(f"lanes is {lanes}; it must divide tasks ({tasks}) and sizes.cohort ({sizes.cohort})")
     default = law_arrays(prior)
-    count = tasks // lanes
+    count = math.ceil(tasks * prior.oversample / lanes)
 
     def sampler(key: jax.Array, step: jax.Array, laws: LawArrays | None = None) -> TaskBatch:
         place = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)
-        return sample_blocks(sizes, shape, lanes, with_scm, default if laws is None else laws, key, place)
+        batch = sample_blocks(sizes, shape, lanes, with_scm, default if laws is None else laws, key, place)
+        return select_learnable(batch, tasks, sizes.classes) if prior.oversample > 1 else batch
 
     return sampler

@@ -54,13 +54,18 @@ class TableShape:
       rows: rows of every table (context and query together), at least 8.
       columns: columns the table has room for; a task uses 1 .. columns of them.
       context: context rows of every task, or None to draw the number per task.
+      least_columns: fewest columns of a task's cohort, or None for the law's own number. Close to `columns` for training, where
+        padded columns cost as much as real ones.
     """
 
     rows: int
     columns: int
     context: int | None = None
+    least_columns: int | None = None
 
     def __post_init__(self) -> None:
+        if self.least_columns is not None and not 1 <= self.least_columns <= self.columns:
+            raise ValueError(f"shape.least_columns is {self.least_columns}; it must lie in [1, columns={self.columns}]")
         if self.rows < 8:
             raise ValueError(f"shape.rows is {self.rows}; a table needs at least 8 rows")
         if self.columns < 1:
