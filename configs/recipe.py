@@ -1,0 +1,88 @@
+"""A recipe: everything that decides which weights come out of pretraining, but the seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from .load import load_preset
+from .model import ModelConfig
+from .train import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskShape:
+    """A table shape to train on, and when. One compiled program each.
+
+    Attributes:
+      rows: rows of a table.
+      columns: most columns of a table.
+      tasks: tasks of one optimiser step, over all devices together.
+      context: context rows of every table; None to let the prior draw them per task (dearer: all rows are computed as
+        possible context).
+      weight: how often this shape is trained on relative to the others that are active.
+      start, end: active part of the run, as shares in [0, 1].
+    """
+
+    rows: int = 256
+    columns: int = 10
+    tasks: int = 8
+    context: int | None = 192
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rows < 8:
+            raise ValueError(f"shape.rows is {self.rows}; at least 8")
+        if self.columns < 1:
+            raise ValueError(f"shape.columns is {self.columns}; at least 1")
+        if self.tasks < 1:
+            raise ValueError(f"shape.tasks is {self.tasks}; at least 1")
+        if self.context is not None and not 4 <= self.context < self.rows:
+            raise ValueError(f"shape.context is {self.context}; allowed: 4 to rows - 1 = {self.rows - 1}")
+        if not self.weight > 0:
+            raise ValueError(f"shape.weight is {self.weight}; it must be above 0")
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(f"shape.start and shape.end are {self.start}, {self.end}; allowed: 0 <= start < end <= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Prior, network, table shapes and training settings of one pretraining run.
+
+    Attributes:
+      name: goes into the metadata of the weights.
+      description: one line for people.
+      prior: name of a prior preset, or the path of a YAML file.
+      model: the network.
+      shapes: table shapes trained on; at every point of the run at least one must be active.
+      train: optimisation.
+    """
+
+    name: str
+    description: str = ""
+    prior: str = "default"
+    model: ModelConfig = ModelConfig()
+    shapes: tuple[TaskShape, ...] = (TaskShape(),)
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name is empty; a recipe needs a name")
+        if not self.shapes:
+            raise ValueError("shapes is empty; a recipe needs at least one table shape")
+        edges = sorted({0.0, *(s.start for s in self.shapes), *(s.end for s in self.shapes)} - {1.0})
+        for edge in edges:
+            if not any(s.start <= edge < s.end for s in self.shapes):
+                raise ValueError(f"shapes: none is active at share {edge:g} of the run; widen start and end")
+
+
+def load_recipe(name: str | Path = "nano", overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Loads a recipe preset by name, or a YAML file by path.
+
+    Raises:
+      ConfigError: for an unknown name (the nearest ones are named), an unknown key, or a value out of range.
+    """
+    return load_preset("recipes", name, Recipe, overrides=overrides)

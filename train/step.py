@@ -1,0 +1,163 @@
+"""The compiled part of training: many steps a dispatch, each sampling its tasks and learning from them on the device.
+
+One program per table shape does both training and validation (a traced flag), since on a CPU compiling the sampler a
+second time would cost more than the validation itself. Data parallelism is explicit: under `jax.shard_map` every device
+samples its own share of a step's tasks and gradients are averaged; the state is the same on all devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..configs.recipe import Recipe, TaskShape
+from ..priors.task import TableShape, TaskBatch
+from .loss import accuracy, cross_entropy, query_logits, roc_auc
+from .optimizer import learning_rate, make_optimizer
+from .state import TrainState
+
+AXIS = "tasks"
+Metrics = dict[str, jax.Array]
+Sampler = Callable[[jax.Array, jax.Array], TaskBatch]
+SamplerFactory = Callable[[Any, TableShape, int], Sampler]
+
+
+def pick_devices(recipe: Recipe) -> list[jax.Device]:
+    """The devices to train on: as many of the first ones as divide the tasks of every shape."""
+    devices = jax.devices()
+    fitting = [n for n in range(1, len(devices) + 1) if all(s.tasks % n == 0 for s in recipe.shapes)]
+    return devices[: fitting[-1]]
+
+
+def make_dispatch(
+    recipe: Recipe, shape: TaskShape, prior: Any, sampler_factory: SamplerFactory, devices: list[jax.Device]
+) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """Builds the jitted ``dispatch(state, key, learn, first) -> (state, metrics)``; ``state`` is donated.
+
+    It runs ``recipe.train.steps_per_dispatch`` steps. With ``learn`` (bool[]) true, step s trains on tasks
+    ``sampler(key, s)`` for s = ``state.step`` and on; otherwise the state is returned as it came and the averaged
+    weights are measured on ``sampler(key, first)`` and on. Metrics have one entry per step: loss, accuracy, roc_auc
+    (NaN when training), learning_rate, grad_norm, skipped (bool), streak.
+    """
+    optimizer = make_optimizer(recipe.train)
+    shards = len(devices)
+    local = shape.tasks // shards
+    sampler = sampler_factory(prior, TableShape(shape.rows, shape.columns, shape.context), local)
+    piece = _piece(local, recipe.train.microbatch)
+
+    def mean(tree: Any) -> Any:
+        return jax.lax.pmean(tree, AXIS) if shards > 1 else tree
+
+    def loss_fn(params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
+        logits = query_logits(recipe.model, params, batch, shape.context)
+        return cross_entropy(*logits), accuracy(*logits)
+
+    def gradients(params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        if piece == local:
+            (loss, hits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+            return loss, hits, grads
+        pieces = jax.tree.map(lambda a: a.reshape(local // piece, piece, *a.shape[1:]), batch)
+
+        def add(total: Any, part: TaskBatch) -> tuple[Any, None]:
+            (loss, hits), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, part)
+            return jax.tree.map(jnp.add, total, (loss, hits, grads)), None
+
+        start = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, start, pieces)
+        return jax.tree.map(lambda a: a * (piece / local), total)
+
+    def learn_step(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
+        loss, hits, grads = mean(gradients(state.params, batch))
+        return apply_gradients(recipe, optimizer, state, loss, hits, grads)
+
+    def measure_step(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
+        logits = query_logits(recipe.model, state.average, batch, shape.context)
+        loss, hits, auc = mean((cross_entropy(*logits), accuracy(*logits), roc_auc(*logits)))
+        return state, _metrics(loss, hits, auc, jnp.float32(0), jnp.float32(0), jnp.bool_(False), state.streak)
+
+    def dispatch(state: TrainState, key: jax.Array, learn: jax.Array, first: jax.Array) -> tuple[TrainState, Metrics]:
+        shard = jax.lax.axis_index(AXIS).astype(jnp.uint32) if shards > 1 else jnp.uint32(0)
+
+        def one(state: TrainState, i: jax.Array) -> tuple[TrainState, Metrics]:
+            step = jnp.where(learn, state.step.astype(jnp.uint32), first + i)
+            batch = sampler(key, step * jnp.uint32(shards) + shard)
+            batch = TaskBatch(batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical,
+                              batch.cardinality)  # fmt: skip
+            return jax.lax.cond(learn, learn_step, measure_step, state, batch)
+
+        return jax.lax.scan(one, state, jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
+
+    if shards == 1:
+        return jax.jit(dispatch, donate_argnums=0)
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    everywhere = PartitionSpec()
+    spread = jax.shard_map(
+        dispatch, mesh=mesh, in_specs=(everywhere,) * 4, out_specs=(everywhere, everywhere), check_vma=False
+    )
+    return jax.jit(spread, donate_argnums=0)
+
+
+def apply_gradients(
+    recipe: Recipe,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    loss: jax.Array,
+    hits: jax.Array,
+    grads: dict[str, Any],
+) -> tuple[TrainState, Metrics]:
+    """One guarded update. When the loss or a gradient is not finite, params, average and opt_state stay bit for bit."""
+    cfg = recipe.train
+    norm = optax.global_norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    rate = learning_rate(cfg, state.step, state.horizon)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
+    keep = average_decay(cfg.average, state.step, state.horizon)
+    average = jax.tree.map(lambda a, p: keep * a + (1.0 - keep) * p, state.average, params)
+    new = (params, average, opt_state)
+    old = (state.params, state.average, state.opt_state)
+    params, average, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    streak = jnp.where(good, 0, state.streak + 1)
+    state = TrainState(
+        step=state.step + 1,
+        horizon=state.horizon,
+        skipped=state.skipped + (1 - good.astype(jnp.int32)),
+        streak=streak,
+        params=params,
+        average=average,
+        opt_state=opt_state,
+    )
+    return state, _metrics(loss, hits, jnp.float32(jnp.nan), rate, norm, ~good, streak)
+
+
+def average_decay(share: float, step: jax.Array, horizon: jax.Array) -> jax.Array:
+    """Decay of the average of the weights: its time constant is ``share`` of the horizon, and of the steps so far."""
+    steps = jnp.minimum(share * horizon.astype(jnp.float32), 0.2 * step.astype(jnp.float32))
+    return 1.0 - 1.0 / jnp.maximum(steps, 1.0)
+
+
+def place(state: TrainState, devices: list[jax.Device]) -> TrainState:
+    """The state on all training devices."""
+    if len(devices) == 1:
+        return jax.device_put(state, devices[0])
+    return jax.device_put(state, NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()))
+
+
+def _metrics(loss, hits, auc, rate, norm, skipped, streak) -> Metrics:
+    return {
+        "loss": loss, "accuracy": hits, "roc_auc": auc, "learning_rate": rate, "grad_norm": norm, "skipped": skipped,
+        "streak": streak,
+    }  # fmt: skip
+
+
+def _piece(tasks: int, wanted: int | None) -> int:
+    """The largest divisor of ``tasks`` up to ``wanted``."""
+    if wanted is None or wanted >= tasks:
+        return tasks
+    return max(n for n in range(1, wanted + 1) if tasks % n == 0)
