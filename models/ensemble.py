@@ -16,6 +16,7 @@ import dataclasses
 import math
 
 import numpy as np
+from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 
 TRANSFORMS = ("none", "quantile", "power")
@@ -86,8 +87,8 @@ def plan_members(
     codebook = [_permuted_classes(n_classes, m, rng) for m in range(members)]
     if n_classes > limits.classes:
         groups = math.ceil(n_classes / (limits.classes - 1))
-        codebook = [code for _ in range(n_estimators) for code in _rest_codes(n_classes, limits.classes, groups, rng)]
-        codebook += codebook[: max(0, members - len(codebook))]
+        rounds = max(n_estimators, math.ceil(members / groups))
+        codebook = [code for _ in range(rounds) for code in _rest_codes(n_classes, limits.classes, groups, rng)]
         notes.append(
             f"{n_classes} classes, these weights handle {limits.classes} at a time: {len(codebook)} passes of "
             f"error-correcting output codes are used (about {len(codebook) // max(n_estimators, 1)} times slower)."
@@ -160,6 +161,8 @@ class ValueTransform:
             self._inner = PowerTransformer()
         with np.errstate(all="ignore"):
             self._inner.fit(x[:, self._columns].astype(np.float64))
+        # The quantile map sends the extremes to about 5.2 whatever the number of rows; where they are expected is here.
+        self._bound = norm.ppf(1 - 0.5 / max(len(x), 2)) if self.kind == "quantile" else np.inf
         return self
 
     def apply(self, x: np.ndarray) -> np.ndarray:
@@ -168,6 +171,7 @@ class ValueTransform:
             return x
         with np.errstate(all="ignore"):
             mapped = self._inner.transform(x[:, self._columns].astype(np.float64))
+        mapped = np.clip(mapped, -self._bound, self._bound)
         out = x.copy()
         # A column too extreme for the map (overflow) keeps its values.
         kept = np.isfinite(mapped) | np.isnan(x[:, self._columns])

@@ -74,7 +74,7 @@ def test_calendar_parts_are_right():
 
     values = days.to_numpy().astype("datetime64[us]")
     for part, want in (
-        ("month", days.month - 1), ("day", days.day - 1), ("weekday", days.dayofweek), ("hour", days.hour)
+        ("month", days.month - 1), ("day", days.day - 1), ("weekday", days.day_of_week), ("hour", days.hour)
     ):  # fmt: skip
         np.testing.assert_array_equal(_date_part("t:x", values, part), want)
 

@@ -1,0 +1,152 @@
+"""Tables beyond what the network takes at once, and how members share them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from priorax.configs.errors import MemoryLimitError
+from priorax.models import LimitWarning, ModelConfig, PFNClassifier, inference
+from priorax.models.compile_cache import cache_dir
+from priorax.models.ensemble import Limits, Member, ValueTransform, combine, plan_members, stratified_rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_members_cover_everything_within_limits(data):
+    n_classes = data.draw(st.integers(2, 30))
+    extra = data.draw(st.integers(0, 60))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    y = rng.permutation(np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, extra)]))
+    n_columns = data.draw(st.integers(1, 40))
+    limits = Limits(data.draw(st.integers(n_classes, 80)), data.draw(st.integers(1, 20)), data.draw(st.integers(2, 10)))
+    wanted = data.draw(st.integers(1, 5))
+    members, notes = plan_members(wanted, y, n_columns, limits, np.random.RandomState(0), ("none", "power"))
+    assert len(members) >= wanted
+    exceeded = (n_columns > limits.columns) + (len(y) > limits.rows) + (n_classes > limits.classes)
+    assert len(notes) == exceeded
+    if not exceeded:
+        assert len(members) == wanted
+        np.testing.assert_array_equal(members[0].columns, np.arange(n_columns))
+        np.testing.assert_array_equal(members[0].symbol, np.arange(n_classes))
+    assert set(np.concatenate([m.columns for m in members])) == set(range(n_columns))
+    assert np.all(np.sum([m.own for m in members], axis=0) >= 1)
+    for m in members:
+        assert len(set(m.columns)) == len(m.columns) == min(n_columns, limits.columns)
+        assert len(set(m.rows)) == len(m.rows) == min(len(y), limits.rows)
+        assert m.n_symbols <= limits.classes
+        assert set(m.symbol[y[m.rows]]) == set(range(m.n_symbols))  # no gaps: every symbol is in the context
+        shared = m.symbol[~m.own]
+        assert len(set(m.symbol[m.own])) == m.own.sum() and len(set(shared)) <= 1
+        assert not set(shared) & set(m.symbol[m.own])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 60), st.integers(0, 5))
+def test_stratified_rows_keep_proportions(counts, size, seed):
+    y = np.repeat(np.arange(len(counts)), counts)
+    size = min(size, len(y))
+    rows = stratified_rows(y, size, np.random.RandomState(seed))
+    assert len(np.unique(rows)) == size == len(rows)
+    got = np.bincount(y[rows], minlength=len(counts))
+    share = np.array(counts) * size / len(y)
+    if size >= len(counts):
+        assert got.min() >= 1
+        assert np.abs(got - np.maximum(share, 1)).max() <= len(counts)
+
+
+def test_combine_by_hand():
+    plain = Member(np.arange(1), np.arange(1), np.array([1, 0, 2]), np.ones(3, bool), 3, "none")
+    rest = Member(np.arange(1), np.arange(1), np.array([0, 1, 1]), np.array([True, False, False]), 2, "none")
+    p = combine([plain, rest], [np.array([[0.2, 0.5, 0.3]]), np.array([[0.9, 0.1]])])
+    raw = np.array([(0.5 + 0.9) / 2, 0.2, 0.3])
+    np.testing.assert_allclose(p[0], raw / raw.sum())
+
+
+def test_buckets():
+    sizes = sorted({inference.context_bucket(n) for n in range(1, 3000)})
+    assert sizes == [32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072]
+    assert all(inference.context_bucket(n) >= n for n in range(1, 3000))
+    assert [inference.column_bucket(d) for d in (1, 8, 9, 100, 101, 150)] == [8, 8, 16, 100, 150, 150]
+    for n in range(1, 2000):
+        chunks = inference.query_chunks(n)
+        waste = sum(chunks) - n
+        assert set(chunks) <= set(inference.QUERY_BUCKETS) and 0 <= waste and (waste < 32 or waste <= chunks[-1] / 2)
+
+
+def test_more_classes_than_the_network_has(tiny_weights):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(14, 4)) * 4
+    y = np.arange(280) % 14
+    X = centres[y] + rng.normal(size=(280, 4)) * 0.5
+    model = PFNClassifier(weights=tiny_weights)
+    with pytest.warns(LimitWarning, match="14 classes, these weights handle 10 at a time: 8 passes"):
+        model.fit(X[:140], y[:140])
+    p = model.predict_proba(X[140:])
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
+    assert p.shape == (140, 14)
+    assert (p.argmax(1) == y[140:]).mean() > 0.35  # guessing: 0.07
+
+
+def test_more_columns_and_rows_than_the_limits(tiny_weights):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 19))
+    y = (X[:, 17] > 0).astype(int)
+    X[:, 17] *= 4
+    model = PFNClassifier(n_estimators=2, max_columns=8, max_context=60, weights=tiny_weights)
+    with pytest.warns(LimitWarning) as seen:
+        model.fit(X[:100], y[:100])
+    text = " ".join(str(w.message) for w in seen)
+    assert "19 columns, these weights handle 8 at a time: each of 3 ensemble members" in text
+    assert "100 training rows, these weights take 60 as context" in text
+    assert len(model.members_) == 3 and all(len(m.rows) == 60 for m in model.members_)
+    assert np.isfinite(model.predict_proba(X[100:])).all()
+
+
+def test_limits_come_from_the_weights(random_weights):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    with pytest.warns(LimitWarning, match="6 classes, these weights handle 5"):
+        PFNClassifier(weights=random_weights).fit(X, np.arange(60) % 6)
+
+
+def test_impossible_memory_is_refused_before_running(tiny_weights, monkeypatch):
+    monkeypatch.setattr(inference, "total_memory", lambda: 1_000_000)
+    model = PFNClassifier(weights=tiny_weights).fit(np.eye(40), np.arange(40) % 2)
+    with pytest.raises(MemoryLimitError, match="40 context rows x 40 columns.*Lower max_context"):
+        model.predict(np.eye(40))
+
+
+def test_memory_estimate_grows_with_every_size():
+    cfg = ModelConfig()
+    base = inference.estimate_bytes(cfg, 512, 32, 512)
+    assert base > inference.cache_bytes(cfg, 512, 32)
+    for bigger in ((1024, 32, 512), (512, 64, 512), (512, 32, 2048)):
+        assert inference.estimate_bytes(cfg, *bigger) > base
+
+
+@pytest.mark.parametrize("kind", ["quantile", "power"])
+def test_value_transforms_keep_order_and_missing(kind):
+    rng = np.random.default_rng(0)
+    x = np.exp(rng.normal(size=(60, 3))).astype(np.float32)
+    x[::7, 0] = np.nan
+    x[:, 2] = rng.integers(0, 3, 60)
+    transform = ValueTransform(kind).fit(x, np.array([False, False, True]))
+    z = transform.apply(x)
+    np.testing.assert_array_equal(np.isnan(z), np.isnan(x))
+    np.testing.assert_array_equal(z[:, 2], x[:, 2])
+    for j in (0, 1):
+        kept = ~np.isnan(x[:, j])
+        assert (np.diff(z[kept, j][np.argsort(x[kept, j])]) >= 0).all()
+    assert abs(np.mean(z[:, 1])) < 0.2 and math.isclose(np.std(z[:, 1]), 1, abs_tol=0.3)
+
+
+def test_place_of_the_compile_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRIORAX_CACHE_DIR", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.setenv("PRIORAX_CACHE_DIR", "off")
+    assert cache_dir() is None
+    monkeypatch.delenv("PRIORAX_CACHE_DIR")
+    assert cache_dir().name == "priorax"
