@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from priorax.configs.errors import ConfigError, PrioraxError
-from priorax.configs.files import write_text
+from priorax.configs.files import replacing as replacing
+from priorax.configs.files import write_text as write_text
 
 
 class Interrupted(PrioraxError):

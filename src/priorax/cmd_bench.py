@@ -1,0 +1,247 @@
+"""`priorax bench`: medians with their spread, compile time apart, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from priorax import options, output, runtime
+from priorax.configs.errors import ConfigError, DataError, ThresholdError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Bench(options.Common):
+    repeats: int = 7
+    """Timed repeats; the median, least and most are reported."""
+    out: Path | None = None
+    """Also write the points, with versions and hardware, to this JSON file."""
+    overwrite: options.Switch = False
+    """Replace --out."""
+    compare: Path | None = None
+    """A JSON file of an earlier run; points that both have are compared."""
+    max_regression: float = 10.0
+    """With --compare: percent by which a median may be worse before the exit code is 7."""
+    seed: int = 0
+    """Seed of the tasks."""
+
+    def _finish(self, kind: str, points: list[dict[str, Any]], measure: str, higher_is_better: bool) -> None:
+        out = output.check_out_file(self.out, self.overwrite) if self.out else None
+        if out:
+            record = {"kind": kind, "environment": runtime.environment(), "points": points}
+            output.write_text(out, json.dumps(output.jsonable(record), indent=1) + "\n")
+        if self.json:
+            output.emit_json(points)
+        else:
+            print(_table(points))
+        if self.compare:
+            _compare(points, self.compare, measure, higher_is_better, self.max_regression)
+
+    def _check(self) -> None:
+        if self.repeats < 1:
+            raise ConfigError(f"--repeats is {self.repeats}; it must be at least 1")
+        if self.out:
+            output.check_out_file(self.out, self.overwrite)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchPrior(_Bench):
+    """Tasks a second of the sampler, whole tables made on the device, by shape.
+
+    On a CPU one device per core is set up and the stream is shared out among them, as on several GPUs. The compile time is
+    that of a first run: the cache of compiled programs is off. tasks_per_cpu_s counts processor time, which a busy machine
+    does not change much. peak_mb is the scratch and output of one call on a device.
+    """
+
+    HOST_DEVICES = 0  # one per core
+
+    shapes: tuple[str, ...] = ("1024x20",)
+    """Shapes, ROWSxCOLUMNS."""
+    presets: tuple[str, ...] = ("default",)
+    """Priors, by name or path."""
+    tasks: int = 256
+    """Tasks of one call on one device."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        self._check()
+        points = []
+        for preset in self.presets:
+            for rows, columns in map(_shape, self.shapes):
+                output.log(f"bench prior {preset} {rows}x{columns}")
+                points.append(_prior_point(preset, rows, columns, self.tasks, self.repeats, self.seed))
+        self._finish("prior", points, "tasks_per_s", True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchTrain(_Bench):
+    """Steps and tasks a second of the training step (sampling inside), by recipe."""
+
+    TAKES_SETTINGS = True
+
+    recipes: tuple[str, ...] = ("nano",)
+    """Recipes, by name or path."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.bench_train import train_point
+
+        self._check()
+        points = []
+        for recipe in self.recipes:
+            output.log(f"bench train {recipe}")
+            points.append(train_point(recipe, settings, self.repeats, self.seed))
+        self._finish("train", points, "tasks_per_s", True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchPredict(_Bench):
+    """Latency of the classifier by shape: first call in this process, then warm calls.
+
+    cold_s is fit and first predict with the compile cache as it is on this machine; warm figures are predict with the
+    context encoded again (fit + predict) and with the context cached (predict alone).
+    """
+
+    shapes: tuple[str, ...] = ("500x30", "1000x20")
+    """Shapes, CONTEXT_ROWSxCOLUMNS."""
+    queries: int = 500
+    """Query rows."""
+    n_estimators: int = 1
+    """Members of the ensemble."""
+    classes: int = 2
+    """Classes of the table."""
+    model: str | None = None
+    """Weights file; the shipped ones when left out."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        self._check()
+        points = []
+        for rows, columns in map(_shape, self.shapes):
+            output.log(f"bench predict {rows}x{columns}, {self.queries} queries")
+            points.append(self._point(rows, columns))
+        self._finish("predict", points, "fit_predict_s", False)
+
+    def _point(self, rows: int, columns: int) -> dict[str, Any]:
+        import numpy as np
+
+        from priorax import PFNClassifier
+
+        rng = np.random.default_rng(self.seed)
+        x = rng.normal(size=(rows + self.queries, columns))
+        y = np.argsort(np.argsort(x[:, 0] + 0.3 * x[:, -1] ** 2)) * self.classes // len(x)
+        query = x[rows:]
+
+        def fitted() -> Any:
+            return PFNClassifier(self.n_estimators, weights=self.model, random_state=self.seed).fit(x[:rows], y[:rows])
+
+        start = time.perf_counter()
+        model = fitted()
+        model.predict_proba(query)
+        cold = time.perf_counter() - start
+        both = _repeat(lambda: fitted().predict_proba(query), self.repeats)
+        alone = _repeat(lambda: model.predict_proba(query), self.repeats)
+        return {
+            "context": rows, "columns": columns, "queries": self.queries, "n_estimators": self.n_estimators,
+            "cold_s": round(cold, 3), "fit_predict_s": _spread(both), "predict_s": _spread(alone),
+            "predict_p95_s": round(float(np.quantile(alone, 0.95)), 4), "peak_mb": runtime.peak_memory_mb(),
+        }  # fmt: skip
+
+
+def _shape(text: str) -> tuple[int, int]:
+    try:
+        rows, columns = (int(v) for v in text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"shape {text!r}; write it as ROWSxCOLUMNS, e.g. 1024x20") from None
+    return rows, columns
+
+
+def _prior_point(preset: str, rows: int, columns: int, tasks: int, repeats: int, seed: int) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, PartitionSpec
+
+    from priorax.configs import load_prior
+    from priorax.priors import TableShape, make_sampler
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        sampler = make_sampler(load_prior(preset), TableShape(rows, columns), tasks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    devices = jax.devices()
+    count = jnp.uint32(len(devices))
+
+    def share(key: Any, step: Any) -> Any:
+        return sampler(key, step * count + jax.lax.axis_index("d").astype(jnp.uint32))
+
+    spread, whole = PartitionSpec("d"), PartitionSpec()
+    program = jax.shard_map(share, mesh=Mesh(np.array(devices), ("d",)), in_specs=(whole, whole), out_specs=spread,
+                            check_vma=False)  # fmt: skip
+    key = jax.random.key(seed)
+    start = time.perf_counter()
+    compiled = jax.jit(program).lower(key, jnp.uint32(0)).compile()
+    compile_s = time.perf_counter() - start
+    jax.block_until_ready(compiled(key, jnp.uint32(0)))
+    step = iter(range(1, 10**9))
+    cpu = time.process_time()
+    seconds = _repeat(lambda: jax.block_until_ready(compiled(key, jnp.uint32(next(step)))), repeats)
+    cpu = time.process_time() - cpu
+    made = tasks * len(devices)
+    memory = compiled.memory_analysis()
+    peak = None if memory is None else round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6, 1)
+    return {
+        "preset": preset, "rows": rows, "columns": columns, "devices": len(devices), "tasks_per_call": made,
+        "tasks_per_s": _spread([made / s for s in seconds], 1),
+        "tasks_per_cpu_s": round(made * repeats / cpu, 1) if devices[0].platform == "cpu" else None, "compile_s": round(compile_s, 2), "peak_mb": peak,
+    }  # fmt: skip
+
+
+def _repeat(work: Callable[[], Any], repeats: int) -> list[float]:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _spread(values: list[float], digits: int = 4) -> dict[str, float]:
+    return {"median": round(statistics.median(values), digits), "min": round(min(values), digits),
+            "max": round(max(values), digits)}  # fmt: skip
+
+
+def _table(points: list[dict[str, Any]]) -> str:
+    def show(value: Any) -> str:
+        if isinstance(value, dict):
+            return f"{value['median']:,g} ({value['min']:,g}-{value['max']:,g})"
+        return str(value)
+
+    return output.table([[show(v) for v in p.values()] for p in points], list(points[0]))
+
+
+def _compare(points: list[dict[str, Any]], base: Path, measure: str, higher: bool, percent: float) -> None:
+    try:
+        old = json.loads(base.read_text())
+        old = old["points"] if isinstance(old, dict) else old
+        table = {_key(p): p[measure]["median"] for p in old}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"--compare {base} cannot be read as a benchmark result: {error}") from None
+    worse = []
+    for p in points:
+        if _key(p) not in table:
+            continue
+        before, now = table[_key(p)], p[measure]["median"]
+        change = 100 * (now / before - 1) * (1 if higher else -1)
+        output.log(f"{_key(p)}: {measure} {before:g} -> {now:g} ({change:+.1f} %)")
+        if change < -percent:
+            worse.append(f"{_key(p)}: {measure} {before:g} -> {now:g}")
+    if worse:
+        raise ThresholdError(f"worse than {base} by more than {percent:g} %: {'; '.join(worse)}")
+
+
+def _key(point: dict[str, Any]) -> str:
+    names = ("preset", "recipe", "rows", "context", "columns", "queries", "n_estimators")
+    return " ".join(f"{n}={point[n]}" for n in names if n in point)
