@@ -12,10 +12,10 @@ from .errors import (
 )
 from .load import config_digest, load_preset, load_yaml, nearest, preset_names, preset_path, to_dict, to_yaml
 from .prior import Laws, PriorConfig, Sizes, load_prior
+from .recipe import Recipe, load_recipe
 
 __all__ = [
-    "Laws", "PriorConfig", "Sizes", "load_prior",
-    "ConfigError", "DataError", "MemoryLimitError", "MissingError", "NumericalError", "PrioraxError", "ThresholdError",
-    "config_digest", "load_preset", "load_yaml", "nearest", "preset_names", "preset_path", "require", "to_dict",
-    "to_yaml",
+    "ConfigError", "DataError", "Laws", "MemoryLimitError", "MissingError", "NumericalError", "PrioraxError",
+    "PriorConfig", "Recipe", "Sizes", "ThresholdError", "config_digest", "load_preset", "load_prior", "load_recipe",
+    "load_yaml", "nearest", "preset_names", "preset_path", "require", "to_dict", "to_yaml",
 ]  # fmt: skip

@@ -93,7 +93,7 @@ def _run(args: list[str]) -> int:
             near = nearest(unknown[0].partition("=")[0], flags)
             raise ConfigError(f"{unknown[0]} is not a flag of priorax {name}. Did you mean {near}?")
         settings = options.settings(unknown)
-    output.set_quiet(command.quiet)
+    output.set_logging(command.quiet, command.log == "json")
     runtime.prepare(command.device, getattr(cls, "HOST_DEVICES", 1) or runtime.cpu_count())
     if command.device != "auto":
         runtime.devices(command.device)

@@ -23,6 +23,8 @@ class Common:
     """Print the result as one JSON object on stdout."""
     quiet: Switch = False
     """No logs and no progress on stderr."""
+    log: Literal["auto", "json"] = "auto"
+    """Form of the lines on stderr: readable, or one JSON object a line."""
     device: Device = "auto"
     """Where to compute; auto takes what JAX finds."""
 

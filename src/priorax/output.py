@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -62,19 +63,40 @@ def stop_flag() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
 
-_quiet = False
+_mode = {"quiet": False, "json": False}
 
 
-def set_quiet(quiet: bool) -> None:
-    """Silences `log` for the process (errors still appear)."""
-    global _quiet
-    _quiet = quiet
+def set_logging(quiet: bool, json_lines: bool) -> None:
+    """How `log` and `log_event` write for the rest of the process. Errors appear whatever is chosen."""
+    _mode.update(quiet=quiet, json=json_lines)
 
 
 def log(message: str) -> None:
     """One line on stderr."""
-    if not _quiet:
+    if _mode["json"]:
+        log_event("log", message=message)
+    elif not _mode["quiet"]:
         print(message, file=sys.stderr, flush=True)
+
+
+def log_event(event: str, **fields: Any) -> None:
+    """One event on stderr: readable, or one JSON object a line. Field names are only ever added to."""
+    if _mode["quiet"]:
+        return
+    if _mode["json"]:
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = json.dumps({"ts": stamp, "event": event, **jsonable(fields)}, allow_nan=False)
+    else:
+        line = f"{event}: {', '.join(f'{k} {_short(v)}' for k, v in fields.items())}"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return str(value)
 
 
 def emit_json(result: Any) -> None:
@@ -138,9 +160,14 @@ def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Pat
 RUN_FILE = "run.json"
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(jsonable(value), indent=2, sort_keys=True) + "\n")
+
+
 def write_run(out: Path, command: str, settings: dict[str, Any]) -> None:
     """Writes `run.json`: which command made this folder and with which settings."""
-    write_text(out / RUN_FILE, json.dumps({"command": command, **jsonable(settings)}, indent=2, sort_keys=True) + "\n")
+    write_json(out / RUN_FILE, {"command": command, **settings})
 
 
 def check_out_file(path: Path, overwrite: bool) -> Path:
@@ -163,7 +190,7 @@ class Progress:
         self.first, self.start = done, time.monotonic()
         self.last = self.start - every_s
         self.bar = None
-        if sys.stderr.isatty() and not _quiet:
+        if sys.stderr.isatty() and not _mode["quiet"] and not _mode["json"]:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

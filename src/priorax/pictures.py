@@ -50,14 +50,14 @@ def draw_graph(axes: Any, graph: TaskGraph, names: bool = True) -> None:
     shown = set(graph.node_of_feature.tolist())
     for node in range(graph.n_nodes):
         colour = TARGET if node == graph.target_node else OBSERVED if node in shown else HIDDEN
-        axes.plot(*place[node], "o", ms=11 if names else 6, color=colour, mec="#636363", mew=0.6, zorder=3)
+        axes.plot(*place[node], "o", ms=8 if names else 6, color=colour, mec="#636363", mew=0.6, zorder=3)
         if names:
             columns = np.flatnonzero(graph.node_of_feature == node)
             text = "y" if node == graph.target_node else ",".join(f"x{c}" for c in columns[:3])
             text += ",…" if len(columns) > 3 else ""
-            axes.text(*place[node], text, ha="center", va="center", fontsize=6, zorder=4)
+            axes.annotate(text, place[node], xytext=(0, 8), textcoords="offset points", ha="center", fontsize=6, zorder=4)
     axes.set_axis_off()
-    axes.margins(0.12)
+    axes.margins(0.15)
 
 
 def draw_table(axes: Any, task: TaskRecord) -> None:
@@ -157,7 +157,7 @@ def histograms(panels: Sequence[tuple[str, np.ndarray]], per_row: int = 4) -> An
 
 def marginals(tasks: Sequence[TaskRecord], n: int = 24) -> Any:
     """Histograms of one column each of many tasks, numeric ones blue, categorical ones green."""
-    figure, axes = grid(-(-n // 8), 8, 11, 1.25 * (-(-n // 8)))
+    figure, axes = grid(-(-n // 8), 8, 11, 1.4 * (-(-n // 8)))
     for axis in axes.ravel():
         axis.set_xticks([])
         axis.set_yticks([])
