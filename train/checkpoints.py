@@ -1,0 +1,154 @@
+"""Checkpoints that are whole, verified, and never the last one standing.
+
+Arrays are written by orbax into a temporary folder, every file of which is then hashed into ``manifest.json``; a rename
+makes the folder a checkpoint. Orbax by itself restores flipped bits without a word and takes an empty folder for the
+latest step, so nothing is restored that does not match its manifest: a damaged checkpoint is reported and the one before
+it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..configs.errors import DataError
+from ..configs.files import sha256_of
+from .state import TrainState
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{9})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its folder, the state (host arrays) and what was noted with it."""
+
+    path: Path
+    state: TrainState
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state.step)
+
+
+def save_checkpoint(folder: Path, state: TrainState, meta: dict[str, Any], keep: int = 2) -> Path:
+    """Writes ``folder/step-NNNNNNNNN`` and removes all but the newest ``keep``.
+
+    A crash at any moment leaves the older checkpoints and at most a folder named ``.tmp-...``, removed by the next save.
+
+    Args:
+      state: device or host arrays.
+      meta: JSON-able notes (elapsed seconds, tasks seen, ...).
+    """
+    import orbax.checkpoint as ocp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    arrays = {name: np.asarray(leaf) for name, leaf in zip(_names(state), jax.tree.leaves(state), strict=True)}
+    final = folder / f"step-{int(arrays['.step']):09d}"
+    temporary = folder / f".tmp-{final.name}"
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(temporary.absolute() / "state", arrays)
+    files = {str(p.relative_to(temporary)): sha256_of(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+    manifest = {"format": 1, "meta": meta, "files": files}
+    manifest["sha256"] = _seal(manifest)
+    with open(temporary / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    if final.exists():  # left by a run that was resumed from an earlier step
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    for _, old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of the checkpoints in ``folder``, oldest first; not verified."""
+    found = [(int(m.group(1)), p) for p in folder.glob("step-*") if (m := _NAME.fullmatch(p.name))]
+    return sorted(found)
+
+
+def restore_checkpoint(path: Path, like: TrainState) -> Checkpoint:
+    """Reads one checkpoint.
+
+    Args:
+      like: a state with the structure, shapes and dtypes expected (abstract leaves are fine).
+
+    Raises:
+      DataError: the checkpoint is damaged or belongs to another network or optimiser; the message says how.
+    """
+    import orbax.checkpoint as ocp
+
+    manifest = _read_manifest(path)
+    names, leaves = _names(like), jax.tree.leaves(like)
+    target = {n: np.zeros(leaf.shape, leaf.dtype) for n, leaf in zip(names, leaves, strict=True)}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(path.absolute() / "state", target)
+    except Exception as error:  # orbax raises many kinds; all of them mean that this state is not the one asked for
+        raise DataError(f"{path} does not fit this recipe's network and optimiser: {str(error)[:300]}") from None
+    for name, leaf in target.items():
+        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
+            raise DataError(f"{path}: {name} has shape {arrays[name].shape}, this recipe needs {leaf.shape}")
+    state = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(arrays[n]) for n in names])
+    return Checkpoint(path, state, manifest["meta"])
+
+
+def restore_latest(folder: Path, like: TrainState, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies, or None when there is none at all; each damaged one is reported to ``warn``.
+
+    Raises:
+      DataError: there are checkpoints and none of them verifies.
+    """
+    found = list_checkpoints(folder)
+    for _, path in reversed(found):
+        try:
+            return restore_checkpoint(path, like)
+        except DataError as error:
+            warn(f"checkpoint refused: {error}")
+    if found:
+        raise DataError(
+            f"none of the {len(found)} checkpoints in {folder} can be used (see the messages above); remove the folder "
+            "to start again, or put back an intact copy"
+        )
+    return None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed, seal = manifest["files"], manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no readable {MANIFEST} ({error})") from None
+    if seal != _seal(manifest):
+        raise DataError(f"{path / MANIFEST} was changed after it was written")
+    present = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()} - {MANIFEST}
+    if odd := sorted(present ^ set(listed)):
+        raise DataError(f"{path}: {odd[0]} is {'not listed in the manifest' if odd[0] in present else 'missing'}")
+    for name, digest in listed.items():
+        if sha256_of(path / name) != digest:
+            raise DataError(f"{path / name} is damaged: its SHA-256 is not the one in the manifest")
+    return manifest
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    told = {key: manifest[key] for key in ("format", "meta", "files")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _names(state: TrainState) -> list[str]:
+    return [jax.tree_util.keystr(path).replace("/", "|") for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]

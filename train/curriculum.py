@@ -1,0 +1,64 @@
+"""Which table shape a dispatch trains on, and how many steps a time limit buys."""
+
+from __future__ import annotations
+
+import math
+
+from ..configs.recipe import TaskShape
+
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+def active_shapes(shapes: tuple[TaskShape, ...], done: float) -> list[int]:
+    """Indices of the shapes that are active at share ``done`` of the run."""
+    done = min(max(done, 0.0), 1.0 - 1e-9)
+    return [i for i, s in enumerate(shapes) if s.start <= done < s.end]
+
+
+def pick_shape(shapes: tuple[TaskShape, ...], dispatch: int, done: float) -> int:
+    """The shape of dispatch number ``dispatch`` at share ``done`` of the run.
+
+    A function of its arguments alone. Over consecutive dispatches shapes come in proportion to their weights, evenly
+    spread (multiples of the golden ratio instead of random numbers).
+    """
+    active = active_shapes(shapes, done)
+    total = sum(shapes[i].weight for i in active)
+    point = math.modf((dispatch + 0.5) * _GOLDEN)[0] * total
+    for i in active:
+        point -= shapes[i].weight
+        if point < 0:
+            return i
+    return active[-1]
+
+
+class Pace:
+    """Seconds a dispatch takes, by shape, learned while running."""
+
+    def __init__(self, shapes: tuple[TaskShape, ...]):
+        self._shapes = shapes
+        self._seconds: dict[int, float] = {}
+        self._seen: dict[int, int] = {}
+
+    def add(self, shape: int, seconds: float) -> None:
+        """Records one dispatch; the first of a shape is taken only until there is a second (it warms up memory)."""
+        seen = self._seen.get(shape, 0)
+        self._seen[shape] = seen + 1
+        before = self._seconds.get(shape)
+        self._seconds[shape] = seconds if seen < 2 or before is None else 0.8 * before + 0.2 * seconds
+
+    def dispatches(self, seconds: float, done: float) -> int | None:
+        """Dispatches that fit into ``seconds`` when the run stands at share ``done``; None before anything is known."""
+        if not self._seconds:
+            return None
+        # Cost per row and token is nearly the same for all shapes, which prices a shape that has not run yet.
+        size = {i: s.tasks * s.rows * (s.columns + 1) for i, s in enumerate(self._shapes)}
+        per_cell = sum(self._seconds.values()) / sum(size[i] for i in self._seconds)
+        cost = {i: self._seconds.get(i, per_cell * size[i]) for i in size}
+        total = samples = 0.0
+        for k in range(64):  # the mix of shapes over what is left of the run
+            point = done + (1.0 - done) * (k + 0.5) / 64
+            active = active_shapes(self._shapes, point)
+            weight = sum(self._shapes[i].weight for i in active)
+            total += sum(cost[i] * self._shapes[i].weight for i in active) / weight
+            samples += 1
+        return max(0, int(seconds / (total / samples)))
