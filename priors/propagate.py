@@ -155,7 +155,11 @@ def propagate(
             mean = jax.lax.dynamic_index_in_dim(params.mean, node, 1, keepdims=False)
             scale = jax.lax.dynamic_index_in_dim(params.scale, node, 1, keepdims=False)
         v = (raw - mean[..., None]) * scale[..., None]
-        if noise_level is not None:
+        if noise_level is None:
+            # A root coordinate that its activation made constant is noise instead.
+            spare = rows_normal(keys.sub(node_rows, node), rows)
+            v = jnp.where(scale[..., None] > 0, v, spare[:, None, :])
+        else:
             # A coordinate without a signal (no parents, or a constant function) is pure noise, never a constant.
             eps = noise_from_uniform(cohort.noise, rows_uniform(keys.sub(node_rows, node), rows))  # [L, r]
             level = jnp.where(scale > 0, noise_level[:, None], 1.0) * direction  # [L, W]
