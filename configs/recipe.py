@@ -18,6 +18,8 @@ class TaskShape:
     Attributes:
       rows: rows of a table.
       columns: most columns of a table.
+      least_columns: fewest columns of a table's cohort, or None for the prior's own law. Padded columns cost as much as
+        real ones, so several narrow ranges train faster than one wide one.
       tasks: tasks of one optimiser step, over all devices together.
       context: context rows of every table; None to let the prior draw them per task (dearer: all rows are computed as
         possible context).
@@ -27,6 +29,7 @@ class TaskShape:
 
     rows: int = 256
     columns: int = 10
+    least_columns: int | None = None
     tasks: int = 8
     context: int | None = 192
     weight: float = 1.0
@@ -38,6 +41,8 @@ class TaskShape:
             raise ValueError(f"shape.rows is {self.rows}; at least 8")
         if self.columns < 1:
             raise ValueError(f"shape.columns is {self.columns}; at least 1")
+        if self.least_columns is not None and not 1 <= self.least_columns <= self.columns:
+            raise ValueError(f"shape.least_columns is {self.least_columns}; allowed: 1 to columns = {self.columns}")
         if self.tasks < 1:
             raise ValueError(f"shape.tasks is {self.tasks}; at least 1")
         if self.context is not None and not 4 <= self.context < self.rows:

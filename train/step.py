@@ -48,7 +48,7 @@ def make_dispatch(
     optimizer = make_optimizer(recipe.train)
     shards = len(devices)
     local = shape.tasks // shards
-    sampler = sampler_factory(prior, TableShape(shape.rows, shape.columns, shape.context), local)
+    sampler = sampler_factory(prior, TableShape(shape.rows, shape.columns, shape.context, shape.least_columns), local)
     piece = _piece(local, recipe.train.microbatch)
 
     def mean(tree: Any) -> Any:
