@@ -94,7 +94,8 @@ def _run(args: list[str]) -> int:
             raise ConfigError(f"{unknown[0]} is not a flag of priorax {name}. Did you mean {near}?")
         settings = options.settings(unknown)
     output.set_logging(command.quiet, command.log == "json")
-    runtime.prepare(command.device, getattr(cls, "HOST_DEVICES", 1) or runtime.cpu_count())
+    host_devices = getattr(command, "host_devices", getattr(cls, "HOST_DEVICES", 1))
+    runtime.prepare(command.device, host_devices or runtime.cpu_count())
     if command.device != "auto":
         runtime.devices(command.device)
     command.run(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,3 +63,16 @@ def settings(unknown: list[str]) -> dict[str, str]:
             value = rest.pop(0)
         found[key.replace("-", "_")] = value
     return found
+
+
+def seconds(text: str, flag: str) -> float:
+    """Seconds of ``90``, ``90s``, ``8m``, ``1h``, ``5m30s`` and the like.
+
+    Raises:
+      ConfigError: the text is no duration, or not above zero.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
+    total = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    if not total > 0:
+        raise ConfigError(f"{flag} is {text!r}; write a duration above zero, e.g. 90, 8m or 1h30m")
+    return total

@@ -82,3 +82,16 @@ def spread(values: np.ndarray) -> dict[str, Any]:
     q = np.quantile(v, [0.05, 0.5, 0.95])
     return {"mean": round(float(v.mean()), 4), "q05": round(float(q[0]), 4), "median": round(float(q[1]), 4),
             "q95": round(float(q[2]), 4)}  # fmt: skip
+
+
+def rate(prior: PriorConfig, seed: int, rows: int, columns: int, tasks: int = 512, repeats: int = 5) -> float:
+    """Tasks a second of `sample` on this machine, compiled; the median of a few calls."""
+    import time
+
+    def work(k: int) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(sample(prior, seed, range(k * tasks, (k + 1) * tasks), rows=rows, columns=columns).x)
+        return time.perf_counter() - start
+
+    work(0)
+    return tasks / float(np.median([work(k) for k in range(1, repeats + 1)]))

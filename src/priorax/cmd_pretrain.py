@@ -1,0 +1,89 @@
+"""`priorax pretrain`: train a network on tasks that are sampled as it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+from priorax import options, output
+from priorax.configs.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain(options.OutDir):
+    """Pretrains a network from a recipe; tasks are sampled inside the training step, no files in between.
+
+    Any setting of the recipe can be overridden: --train.learning-rate 2e-3 --model.width 96 --shapes.0.tasks 16. Ctrl-C or
+    SIGTERM saves and ends; --resume goes on from the last checkpoint.
+    """
+
+    TAKES_SETTINGS = True
+
+    out: Path
+    """Run directory: config, metrics, checkpoints, model.safetensors."""
+    recipe: str = "nano"
+    """Name of a recipe, or path of a YAML file."""
+    prior: str | None = None
+    """Prior instead of the recipe's: a name, or the path of a YAML file."""
+    time_limit: str | None = None
+    """Time for everything, compiling included, e.g. 8m or 1h30m; the recipe's own when left out."""
+    steps: int | None = None
+    """Optimiser steps; the recipe's own when left out."""
+    seed: int = 0
+    """Seed of weights and tasks."""
+    host_devices: int = 1
+    """Parts to split a CPU into; tasks are shared out among them."""
+    dry_run: options.Switch = False
+    """Show the resolved recipe, train nothing."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.configs import config_digest, load_recipe, to_dict, to_yaml
+
+        if self.prior is not None:
+            settings = {"prior": self.prior, **settings}
+        if self.steps is not None:
+            settings = {"train.steps": str(self.steps), **settings}
+            if self.time_limit is None:
+                settings.setdefault("train.time_limit", "null")
+        recipe = load_recipe(self.recipe, overrides=settings)
+        limit = None if self.time_limit is None else options.seconds(self.time_limit, "--time-limit")
+        if limit is None and recipe.train.time_limit is None and recipe.train.steps is None:
+            raise ConfigError("the recipe sets neither steps nor a time limit; give --steps or --time-limit")
+        if self.dry_run:
+            from priorax.models import count_params, init_params
+
+            count = int(count_params(init_params(recipe.model)))
+            if self.json:
+                output.emit_json({"recipe": to_dict(recipe), "sha256": config_digest(recipe), "parameters": count})
+            else:
+                print(f"{to_yaml(recipe)}# {count:,} parameters, sha256 {config_digest(recipe)[:16]}")
+            return
+        from priorax.train import pretrain
+
+        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        output.write_run(out, "pretrain", {"recipe": recipe.name, "seed": self.seed})
+        tell = _events if self.log == "json" else None
+        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, log=tell,
+                          quiet=self.quiet or self.log == "json")  # fmt: skip
+        if result.interrupted:
+            number = int(result.interrupted)
+            name = signal.Signals(number).name
+            raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
+        self._show(result)
+
+    def _show(self, result: Any) -> None:
+        facts = {k: v for k, v in dataclasses.asdict(result).items() if k != "interrupted"}
+        if self.json:
+            output.emit_json(facts)
+            return
+        for key in ("steps", "tasks_seen", "seconds", "tasks_per_s", "loss", "skipped", "weights_path"):
+            value = facts[key]
+            print(f"{key:14} {value:,.4g}" if isinstance(value, float) else f"{key:14} {value}")
+        held = facts["validation"]
+        print(f"held-out tasks loss {held['loss']:.4f}, accuracy {held['accuracy']:.4f}, ROC AUC {held['roc_auc']:.4f}")
+
+
+def _events(record: dict[str, Any]) -> None:
+    output.log_event(f"train.{record.get('event', 'step')}", **{k: v for k, v in record.items() if k != "event"})
