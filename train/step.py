@@ -113,7 +113,7 @@ def apply_gradients(
 ) -> tuple[TrainState, Metrics]:
     """One guarded update. When the loss or a gradient is not finite, params, average and opt_state stay bit for bit."""
     cfg = recipe.train
-    norm = optax.global_norm(grads)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     rate = learning_rate(cfg, state.step, state.horizon)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
