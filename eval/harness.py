@@ -144,6 +144,7 @@ def evaluate(
     suite = load_suite(suite, openml_cache)
     chosen = parse_methods(methods, n_estimators)
     protocol = _protocol(protocol or suite.config.protocol)
+    seed = seed if protocol.seed is None else protocol.seed
     ids = _pick_tasks(suite, tasks)
     temporary = None
     if out is None:

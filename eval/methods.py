@@ -89,7 +89,7 @@ def parse_methods(specs: Sequence[Any] | Mapping[str, Any] | str, n_estimators: 
 
 
 def _factory(made: Any) -> Callable[[], Any]:
-    if hasattr(made, "fit"):
+    if hasattr(made, "fit") and not isinstance(made, type):
         from sklearn.base import clone
 
         return lambda: clone(made)

@@ -140,7 +140,8 @@ def calibration(result: EvalResult) -> Any:
         )
     axes.set_xlabel("confidence of the predicted class")
     axes.set_ylabel("share that is right (bins of 20 rows or more)")
-    axes.legend(frameon=False, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 

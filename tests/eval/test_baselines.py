@@ -1,0 +1,93 @@
+"""Every baseline on a mixed table with missing values, and method specifications."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from priorax.configs.errors import ConfigError
+from priorax.eval.baselines import BASELINES, Baseline
+from priorax.eval.methods import Method, parse_methods, run_method
+from priorax.eval.suites import DataSet, Split
+
+OPTIONAL = {"xgboost", "lightgbm", "catboost"}
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 240)
+    X = np.empty((240, 4), dtype=object)
+    X[:, 0] = rng.normal(size=240) + y
+    X[:, 1] = np.array(["red", "green", "blue"])[np.where(rng.random(240) < 0.7, y, rng.integers(0, 3, 240))]
+    X[:, 2] = rng.integers(0, 4, 240)
+    X[:, 3] = None
+    X[rng.random((240, 4)) < 0.1] = None
+    return X, y
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baseline(name, table):
+    if name in OPTIONAL and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed (extra eval)")
+    X, y = table
+    mask = np.array([False, False, True, False])
+    model = Baseline(name, mask, seed=1).fit(X[:160], y[:160])
+    p = model.predict_proba(X[160:])
+    assert p.shape == (80, 3) and model.classes_.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    accuracy = (p.argmax(1) == y[160:]).mean()
+    assert accuracy > (0.2 if name == "majority" else 0.6)
+    again = Baseline(name, mask, seed=1).fit(X[:160], y[:160]).predict_proba(X[160:])
+    np.testing.assert_array_equal(again, p)
+    test = X[160:].copy()
+    test[:, 1] = np.where(np.arange(80) % 2 == 0, "never seen", test[:, 1])
+    assert np.isfinite(model.predict_proba(test)).all()
+    gap = Baseline(name, mask).fit(X[:80], np.where(y[:80] == 1, 2, y[:80]))  # class 1 is absent
+    assert gap.predict_proba(X[80:90]).shape == (10, 2)
+    one = Baseline(name).fit(X[:20], np.ones(20, int))
+    np.testing.assert_array_equal(one.predict_proba(X[:2]), [[1], [1]])
+
+
+def test_nothing_of_the_test_rows_is_used(table):
+    X, y = table
+    model = Baseline("logistic_regression").fit(X[:160], y[:160])
+    alone = model.predict_proba(X[160:161])
+    np.testing.assert_allclose(model.predict_proba(X[160:])[:1], alone, atol=1e-12)
+
+
+def test_specifications():
+    methods = parse_methods("random_forest, priorax, big=priorax:/w/big.safetensors?n_estimators=8", n_estimators=2)
+    assert [m.name for m in methods] == ["random_forest", "priorax", "big"]
+    assert methods[1].options == {"n_estimators": 2} and methods[1].weights is None
+    assert methods[2].options == {"n_estimators": 8} and methods[2].weights == "/w/big.safetensors"
+    spec = "priorax:/runs/a/model.safetensors?softmax_temperature=0.8&numeric_transforms=none+quantile&max_context=null"
+    (method,) = parse_methods([spec])
+    assert method.name.startswith("priorax:a?")
+    assert method.options == {"softmax_temperature": 0.8, "numeric_transforms": ("none", "quantile"), "max_context": None}
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ("random_forrest", 'Did you mean "random_forest"'),
+        ("a=knn", "baselines keep their own names"),
+        ("knn,knn", "two methods are called"),
+        ("priorax?n_estimator=2", 'Did you mean "n_estimators"'),
+        ("", "no methods"),
+    ],
+)
+def test_wrong_specifications(specs, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_methods(specs)
+
+
+def test_own_estimators_and_absent_classes():
+    from sklearn.dummy import DummyClassifier
+
+    (method,) = parse_methods({"mine": DummyClassifier()})
+    data = DataSet("d", "d", np.zeros((9, 1)), np.array([0, 2] * 4 + [1]), ("a", "b", "c"), np.zeros(1, bool))
+    answer = run_method(method, data, Split(0, 0, np.arange(8), np.array([8])), seed=0, threads=1)
+    np.testing.assert_array_equal(answer.probabilities, [[0.5, 0, 0.5]])
+    assert isinstance(method, Method) and answer.time_train_s >= 0
