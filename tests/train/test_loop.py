@@ -42,7 +42,7 @@ def test_a_run_learns_and_leaves_what_it_promises(toy, finished):
     assert load_yaml(out / "config.yaml", Recipe) == toy.RECIPE
     records = [r for r in _records(out) if "loss" in r]
     assert [r["step"] for r in records] == [4, 8, 12, 16, 20, 24]
-    assert records[-1]["loss"] < records[0]["loss"] - 0.05
+    assert records[-1]["loss"] < records[0]["loss"] and result.validation["roc_auc"] > 0.7
     assert len(list_checkpoints(out / "checkpoints")) == 3
     loaded = load_weights(result.weights_path)
     assert loaded.meta["recipe"] == "toy" and loaded.meta["tasks_seen"] == 192 and loaded.meta["seed"] == 0
@@ -135,7 +135,7 @@ def test_a_directory_is_not_mistaken_for_another_run(toy, finished, tmp_path):
 def test_a_time_limit_sets_the_horizon_and_ends_the_decay(toy, tmp_path):
     train = dataclasses.replace(toy.RECIPE.train, steps=None, decay=0.5, final_rate=0.02, checkpoint_steps=10_000)
     recipe = dataclasses.replace(toy.RECIPE, train=train)
-    result = pretrain(recipe, tmp_path / "run", time_limit=30, quiet=True, sampler_factory=toy.linear_tasks)
+    result = pretrain(recipe, tmp_path / "run", time_limit=15, quiet=True, sampler_factory=toy.linear_tasks)
     records = _records(tmp_path / "run")
     assert any(r.get("event") == "horizon" for r in records)
     trained = [r for r in records if "loss" in r]
