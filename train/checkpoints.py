@@ -93,7 +93,7 @@ def restore_checkpoint(path: Path, like: TrainState) -> Checkpoint:
     """
     import orbax.checkpoint as ocp
 
-    manifest = _read_manifest(path)
+    manifest = verify_checkpoint(path)
     names, leaves = _names(like), jax.tree.leaves(like)
     target = {n: np.zeros(leaf.shape, leaf.dtype) for n, leaf in zip(names, leaves, strict=True)}
     try:
@@ -128,7 +128,8 @@ def restore_latest(folder: Path, like: TrainState, warn: Callable[[str], None]) 
     return None
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def verify_checkpoint(path: Path) -> dict[str, Any]:
+    """Compares every file of a checkpoint with its manifest and returns the manifest; DataError says what differs."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         listed, seal = manifest["files"], manifest["sha256"]
