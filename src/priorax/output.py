@@ -7,10 +7,12 @@ import datetime
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ _mode = {"quiet": False, "json": False}
 def set_logging(quiet: bool, json_lines: bool) -> None:
     """How `log` and `log_event` write for the rest of the process. Errors appear whatever is chosen."""
     _mode.update(quiet=quiet, json=json_lines)
+    warnings.showwarning = _show_warning
 
 
 def log(message: str) -> None:
@@ -89,6 +92,17 @@ def log_event(event: str, **fields: Any) -> None:
     else:
         line = f"{event}: {', '.join(f'{k} {_short(v)}' for k, v in fields.items())}"
     print(line, file=sys.stderr, flush=True)
+
+
+_warned: set[str] = set()
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """A warning as one line; those that differ in numbers only are shown once."""
+    kind = f"{category.__name__}:{re.sub(r'[0-9]+', '#', str(message))}"
+    if kind not in _warned:
+        _warned.add(kind)
+        log(f"warning: {message}")
 
 
 def _short(value: Any) -> str:
