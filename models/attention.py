@@ -16,6 +16,9 @@ import jax.numpy as jnp
 _MASKED = -1e30
 """Added to the score of a key that may not be seen; exp of it less any maximum is exactly 0 in float32."""
 
+MAX_SCORES = 1 << 28
+"""Attention scores the XLA path of `row_attention` holds at once (1 GiB in float32); beyond, column by column."""
+
 
 def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
     """Softmax attention among the tokens of each row.
@@ -66,7 +69,12 @@ def row_attention(
         )
         return out.reshape(q.shape)
     bias = _prefix_bias(n_keys, keys)[:, None, None, None, :]
-    return _join_heads(_attend(*(_split_heads(a, heads) for a in (q, k, v)), bias))
+    q, k, v = (_split_heads(a, heads) for a in (q, k, v))  # [B, T, H, S or N, D]
+    if tasks * tokens * heads * rows * keys <= MAX_SCORES:
+        return _join_heads(_attend(q, k, v, bias))
+    columns = tuple(jnp.swapaxes(a, 0, 1) for a in (q, k, v))
+    out = jax.lax.map(lambda column: _attend(*column, bias[:, 0]), columns)
+    return _join_heads(jnp.swapaxes(out, 0, 1))
 
 
 @jax.custom_vjp

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
+from .attention import MAX_SCORES
 from .compile_cache import enable_compile_cache
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
@@ -231,9 +232,12 @@ def estimate_bytes(cfg: ModelConfig, rows: int, columns: int, queries: int) -> i
     keys = rows + cfg.thinking_rows
     seen = max(keys, queries)
     cells = (columns + 1) * seen
-    activations = cells * (6 * cfg.width + 2 * cfg.hidden) * width
-    scores = (columns + 1) * cfg.heads * seen * keys * 4 * 2 if on_cpu else 0
-    return cache_bytes(cfg, rows, columns) + activations + scores
+    activations = cells * (8 * cfg.width + 2 * cfg.hidden) * width + 8 * cells * (columns + 1) * cfg.heads
+    scores = (columns + 1) * cfg.heads * seen * keys
+    if scores > MAX_SCORES:  # one column at a time
+        scores //= columns + 1
+    # Scores and their exponentials; the fused kernel of NVIDIA GPUs holds neither.
+    return cache_bytes(cfg, rows, columns) + activations + (8 * scores if on_cpu else 0)
 
 
 def memory_budget() -> int:

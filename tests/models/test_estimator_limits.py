@@ -119,6 +119,17 @@ def test_impossible_memory_is_refused_before_running(tiny_weights, monkeypatch):
         model.predict(np.eye(40))
 
 
+def test_attention_column_by_column_is_the_same(monkeypatch):
+    import jax
+    from priorax.models import attention
+
+    q, k, v = (jax.random.normal(key, (2, 3, rows, 8)) for key, rows in zip(jax.random.split(jax.random.key(0), 3), (5, 7, 7), strict=True))
+    lengths, factor = np.array([7, 4], np.int32), np.ones((2, 2), np.float32)
+    want = attention.row_attention(q, k, v, lengths, factor, "xla")
+    monkeypatch.setattr(attention, "MAX_SCORES", 10)
+    np.testing.assert_allclose(attention.row_attention(q, k, v, lengths, factor, "xla"), want, atol=1e-6)
+
+
 def test_memory_estimate_grows_with_every_size():
     cfg = ModelConfig()
     base = inference.estimate_bytes(cfg, 512, 32, 512)
