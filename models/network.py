@@ -57,8 +57,8 @@ class ContextCache:
 class PFN(nnx.Module):
     """Prior-fitted network for classification (module docstring).
 
-    Call: ``model(x, y, n_features, n_classes, n_context, categorical, context=None) -> logits``. Sizes: B tasks, R rows,
-    F columns, C = cfg.max_classes.
+    Call: ``model(x, y, n_features, n_classes, n_context, categorical, context=None) -> logits``. Sizes: B tasks,
+    R rows, F columns, C = cfg.max_classes.
 
     Args:
       x: f32[B, R, F]; a value that is not finite counts as missing. Columns at or past ``n_features`` are never read.

@@ -1,9 +1,9 @@
 """Checkpoints that are whole, verified, and never the last one standing.
 
-Arrays are written by orbax into a temporary folder, every file of which is then hashed into ``manifest.json``; a rename
-makes the folder a checkpoint. Orbax by itself restores flipped bits without a word and takes an empty folder for the
-latest step, so nothing is restored that does not match its manifest: a damaged checkpoint is reported and the one before
-it is used.
+Arrays are written by orbax into a temporary folder, every file of which is then hashed into ``manifest.json``; a
+rename makes the folder a checkpoint. Orbax by itself restores flipped bits without a word and takes an empty folder
+for the latest step, so nothing is restored that does not match its manifest: a damaged checkpoint is reported and the
+one before it is used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Checkpoint:
 def save_checkpoint(folder: Path, state: TrainState, meta: dict[str, Any], keep: int = 2) -> Path:
     """Writes ``folder/step-NNNNNNNNN`` and removes all but the newest ``keep``.
 
-    A crash at any moment leaves the older checkpoints and at most a folder named ``.tmp-...``, removed by the next save.
+    A crash at any moment leaves the older checkpoints and at most a folder named ``.tmp-...``, which the next save
+    removes.
 
     Args:
       state: device or host arrays.

@@ -99,7 +99,8 @@ def pretrain(
         learning-rate horizon is set from measured speed, so that the decay ends when the time does.
       log: called with every record that goes to metrics.jsonl.
       quiet: print nothing.
-      sampler_factory: replaces `priorax.priors.make_sampler`: ``(prior, TableShape, tasks) -> (key, step) -> TaskBatch``.
+      sampler_factory: replaces `priorax.priors.make_sampler`: ``(prior, TableShape, tasks)`` to
+        ``(key, step) -> TaskBatch``.
       prior: replaces the prior named in the recipe.
 
     Raises:
@@ -110,7 +111,7 @@ def pretrain(
     cfg = recipe.train
     limit = time_limit if time_limit is not None else cfg.time_limit
     if limit is None and cfg.steps is None:
-        raise ConfigError("train.steps is auto (null), which needs a time limit: give --time-limit SECONDS or set train.steps")
+        raise ConfigError("train.steps is null, which needs a time limit: give one, or set train.steps")
     if seed == cfg.validation_seed:
         raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
@@ -214,7 +215,7 @@ class _Run:
             before = load_yaml(config, Recipe)
             if _essence(before) != _essence(self.recipe):
                 key = _first_difference(to_dict(_neutral(before)), to_dict(_neutral(self.recipe)))
-                raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use the one in {config}")
+                raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
         write_text(config, to_yaml(self.recipe))
         write_text(self.out / "prior.yaml", to_yaml(self.prior))
         if not (self.out / "env.json").is_file():
@@ -260,7 +261,7 @@ class _Run:
 
     def _record(self, step: int, which: int, numbers: dict[str, np.ndarray], state: TrainState, speed: float) -> float:
         good = ~numbers["skipped"]
-        mean = lambda name: float(numbers[name][good].mean()) if good.any() else float("nan")  # noqa: E731
+        mean = lambda name: float(numbers[name][good].mean()) if good.any() else float("nan")
         self._write(
             step=step, loss=mean("loss"), accuracy=mean("accuracy"), learning_rate=numbers["learning_rate"][-1],
             grad_norm=mean("grad_norm"), tasks_seen=self.tasks_seen, tasks_per_s=round(speed, 2),
@@ -314,7 +315,8 @@ class _Run:
         meta = {
             "recipe": self.recipe.name, "recipe_sha256": config_digest(self.recipe), "prior": self.prior.name,
             "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": int(state.step),
-            "tasks_seen": self.tasks_seen, "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc")},
+            "tasks_seen": self.tasks_seen,
+            "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc")},
             "trained_columns": max(s.columns for s in self.recipe.shapes),
             "trained_rows": max(s.rows for s in self.recipe.shapes),
         }  # fmt: skip
@@ -359,7 +361,7 @@ def _environment() -> dict[str, Any]:
     packages = ("priorax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors")
     device = jax.devices()[0]
     return {
-        "versions": {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in packages},
         "platform": platform.platform(),
         "device_kind": device.device_kind,
         "device_platform": device.platform,

@@ -1,7 +1,7 @@
 """A training state as files small enough for anywhere: parts of at most 16 MB with checksums, and back.
 
-What is packed is the newest intact checkpoint of a run with its recipe, prior and metrics, so that whoever unpacks it can
-go on training exactly where it stopped.
+What is packed is the newest intact checkpoint of a run with its recipe, prior and metrics, so that whoever unpacks it
+can go on training exactly where it stopped.
 """
 
 from __future__ import annotations

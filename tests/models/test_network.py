@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from priorax.models import MASKED_LOGIT, PFN, ModelConfig, count_params, init_params, with_params
 from priorax.models.attention import feature_attention, pick_implementation, row_attention
 from priorax.models.embedding import column_statistics, context_ranks, soft_clip
-from flax import nnx
 
 B, R, F, N = 3, 28, 5, 20
 CFG = ModelConfig(width=16, heads=2, layers=3, hidden=24, decoder_hidden=16, thinking_rows=3, max_classes=4)
@@ -202,11 +202,12 @@ def test_attention_equals_numpy():
 
 def test_gradient_of_row_attention_equals_automatic_differentiation():
     rng = np.random.default_rng(6)
-    q, k, v, g = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 6, 8), (2, 3, 7, 8), (2, 3, 7, 8), (2, 3, 6, 8)))
+    sizes = ((2, 3, 6, 8), (2, 3, 7, 8), (2, 3, 7, 8), (2, 3, 6, 8))
+    q, k, v, g = (rng.normal(size=s).astype(np.float32) for s in sizes)
     lengths, factor = jnp.asarray([7, 4]), jnp.asarray(rng.uniform(0.5, 2, (2, 2)), jnp.float32)
 
     def plain(q, k, v, factor):
-        split = lambda a: a.reshape(*a.shape[:3], 2, 4)  # noqa: E731
+        split = lambda a: a.reshape(*a.shape[:3], 2, 4)
         scores = jnp.einsum("btshd,btnhd->bthsn", split(q), split(k)) * (factor / 2)[:, None, :, None, None]
         seen = (jnp.arange(7) < lengths[:, None])[:, None, None, None, :]
         weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)

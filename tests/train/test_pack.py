@@ -17,7 +17,7 @@ def packed(finished, tmp_path_factory):
 
 
 def test_parts_are_small_and_the_same_every_time(packed, finished, tmp_path):
-    out, files = packed
+    _, files = packed
     assert len(files) > 3 and all(p.stat().st_size <= 20_000 for p in files)
     again = pack(finished[0], tmp_path / "again", part_bytes=20_000)
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files]

@@ -96,7 +96,7 @@ def test_too_many_bad_steps_end_the_run_and_name_the_checkpoint(toy, tmp_path):
 
 def test_learning_rate_warms_up_stays_and_decays():
     cfg = TrainConfig(learning_rate=1.0, warmup_steps=10, schedule="wsd", decay=0.25, final_rate=0.1)
-    rate = lambda s, c=cfg: float(learning_rate(c, jnp.int32(s), jnp.int32(100)))  # noqa: E731
+    rate = lambda s, c=cfg: float(learning_rate(c, jnp.int32(s), jnp.int32(100)))
     assert rate(0) == pytest.approx(0.1) and rate(9) == rate(50) == rate(75) == pytest.approx(1.0)
     assert rate(88) == pytest.approx(0.1 + 0.9 * 0.48) and rate(100) == rate(1000) == pytest.approx(0.1)
     cosine = dataclasses.replace(cfg, schedule="cosine")

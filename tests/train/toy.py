@@ -45,7 +45,7 @@ def linear_tasks(prior: object, shape: TableShape, tasks: int):
     def sampler(key: jax.Array, step: jax.Array) -> TaskBatch:
         ids = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(tasks) + jnp.arange(tasks, dtype=jnp.uint32)
         x, y, n_features = jax.vmap(lambda i: one(jax.random.fold_in(key, i)))(ids)
-        each = lambda v: jnp.full(tasks, v, jnp.int32)  # noqa: E731
+        each = lambda v: jnp.full(tasks, v, jnp.int32)
 
         return TaskBatch(
             x=x, y=y, n_features=n_features, n_classes=each(2), n_context=each(shape.context or shape.rows // 2),
@@ -79,7 +79,8 @@ def main() -> None:
         time.sleep(args.delay)
 
     result = pretrain(recipe, args.out, resume=args.resume, log=log, quiet=True, sampler_factory=linear_tasks)
-    print(json.dumps({"done": result.steps, "interrupted": result.interrupted, "from": result.resumed_from}), flush=True)
+    told = {"done": result.steps, "interrupted": result.interrupted, "from": result.resumed_from}
+    print(json.dumps(told), flush=True)
 
 if __name__ == "__main__":
     main()
