@@ -1,0 +1,74 @@
+"""Reading and writing tables without a dataframe library."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from priorax import table_io
+from priorax.configs.errors import DataError
+
+cells = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**6), 10**6))
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(cells, words.filter(lambda w: w.strip().lower() not in table_io.MISSING)), min_size=1, max_size=8))
+def test_csv_and_jsonl_round_trip(rows):
+    import tempfile
+    from pathlib import Path
+
+    table = {"number": [a for a, _ in rows], "word": [b for _, b in rows]}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("t.csv", "t.tsv", "t.jsonl"):
+            path = Path(folder) / name
+            table_io.write(path, table)
+            back = table_io.read(path)
+            assert list(back) == ["number", "word"]
+            numbers = [None if c is None else float(c) for c in back["number"]]
+            assert numbers == [None if c is None else float(c) for c in table["number"]]
+            assert back["word"] == table["word"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "a,b\n1\n", "row 2: 1 cells"),
+        ("a.csv", "a,a\n1,2\n", "occur twice"),
+        ("a.jsonl", "{bad\n", "line 1: not JSON"),
+        ("a.jsonl", "[1]\n", "expected an object"),
+        ("a.jsonl", '{"a": [1]}\n', "not one value"),
+        ("a.jsonl", "\n", "no rows"),
+        ("a.parquet", "nonsense", "cannot be read"),
+        ("a.xls", "x", "unknown suffix"),
+    ],
+)
+def test_bad_files_are_named(name, text, says, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=says):
+        table_io.read(tmp_path / name)
+
+
+def test_missing_words_quotes_and_late_columns(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeffa,b\n"x, y",NA\n?,3\n')
+    assert table_io.read(tmp_path / "a.csv") == {"a": ["x, y", None], "b": [None, "3"]}
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b": "x"}\n')
+    assert table_io.read(tmp_path / "a.jsonl") == {"a": [1, None], "b": [None, "x"]}
+
+
+def test_types_come_from_the_training_table(tmp_path):
+    train = {"n": ["1", None, "2.5"], "code": ["1", "a", None], "mixed": [1, 2.0, None]}
+    test = {"n": [None, "7"], "code": ["1", "2"], "mixed": ["3", 4]}
+    x, z = table_io.typed(train, test, tmp_path)
+    assert x[0].tolist() == [1.0, "1", 1] and x[1].tolist() == [None, "a", 2.0]
+    assert z.tolist() == [[None, "1", 3.0], [7.0, "2", 4]]
+    assert x.dtype == np.object_
+    with pytest.raises(DataError, match='column "n" is numeric'):
+        table_io.typed(train, {**test, "n": ["x", "7"]}, tmp_path)
+
+
+def test_numbers_written_by_arrow_stand_for_text_categories(tmp_path):
+    x, z = table_io.typed({"c": ["1", "b"]}, {"c": [1, None]}, tmp_path)
+    assert z[:, 0].tolist() == ["1", None] and x[:, 0].tolist() == ["1", "b"]
