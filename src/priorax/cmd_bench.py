@@ -84,8 +84,8 @@ class BenchTrain(_Bench):
 
     recipes: tuple[str, ...] = ("nano",)
     """Recipes, by name or path."""
-    host_devices: int = 1
-    """Parts to split a CPU into."""
+    host_devices: int = 0
+    """Parts to split a CPU into; 0: one per core."""
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.bench_train import train_point

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from priorax import options, output, runtime
 from priorax.configs.errors import ConfigError
@@ -23,6 +23,8 @@ class Demo(options.Common):
     The data are the four classification sets that ship with scikit-learn, in repeated stratified splits, against logistic
     regression, k nearest neighbours and a random forest. Nothing is downloaded. Writes report.html and the weights.
     """
+
+    HOST_DEVICES: ClassVar[int] = 0  # one per core, as in pretraining
 
     out: Path = Path("priorax-demo")
     """Directory to fill; one that an earlier demo made is replaced."""

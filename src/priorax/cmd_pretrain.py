@@ -33,8 +33,9 @@ class Pretrain(options.OutDir):
     """Optimiser steps; the recipe's own when left out."""
     seed: int = 0
     """Seed of weights and tasks."""
-    host_devices: int = 1
-    """Parts to split a CPU into; tasks are shared out among them."""
+    host_devices: int = 0
+    """Parts to split a CPU into; tasks are shared out among them. 0: one per core, which on two cores trained 1.8 times as
+    fast as one device with two threads."""
     dry_run: options.Switch = False
     """Show the resolved recipe, train nothing."""
 
