@@ -191,7 +191,7 @@ class _Unit:
 def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, done) -> Iterator[_Unit]:
     """What is left to do for a task. Problems with the data set itself are recorded for every method at once."""
     try:
-        data = suite.load(task)
+        data = dataclasses.replace(suite.load(task), id=task)
         names[task] = data.name
         data, splits, note = apply_protocol(data, protocol, seed)
     except PrioraxError as error:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +97,34 @@ def mean_rank(result: EvalResult, metric: str = "roc_auc") -> Any:
     axes.invert_yaxis()
     axes.set_xlim(0.8, len(order) + 0.2)
     axes.set_xlabel(f"mean rank by {TITLES.get(metric, metric)} over {errors.shape[1]} data sets (left is better)")
+    return figure
+
+
+def critical_difference(result: EvalResult, metric: str = "roc_auc") -> Any | None:
+    """Critical-difference diagram: mean ranks, methods joined that pairwise Wilcoxon signed-rank tests with Holm's
+    correction do not tell apart at 5 % (Demsar 2006; Benavoli et al. 2016).
+
+    None without ``scikit-posthocs`` (extra ``eval``), or with fewer than three methods or five data sets.
+    """
+    table = result.table(metric)
+    errors = error_of(metric, table[:, np.isfinite(table).all(0)])
+    if len(errors) < 3 or errors.shape[1] < 5 or importlib.util.find_spec("scikit_posthocs") is None:
+        return None
+    import pandas
+    import scikit_posthocs
+
+    frame = pandas.DataFrame(errors.T, columns=list(result.methods))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ties between methods; the test then uses its normal approximation
+        different = scikit_posthocs.posthoc_wilcoxon(
+            frame.melt(var_name="method", value_name="error"), val_col="error", group_col="method", p_adjust="holm",
+            zero_method="zsplit",
+        )  # fmt: skip
+    figure, axes = new_figure(8, 1.2 + 0.3 * len(errors))
+    axes.grid(False)
+    ranks = dict(zip(result.methods, mean_ranks(errors).tolist(), strict=True))
+    colours = {method: _colour(i) for i, method in enumerate(result.methods)}
+    scikit_posthocs.critical_difference_diagram(ranks, different, ax=axes, color_palette=colours)
     return figure
 
 

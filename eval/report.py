@@ -167,12 +167,14 @@ def _figures(result: EvalResult, metric: str) -> list[Section]:
     drawings: list[tuple[str, Callable[[], Any]]] = [
         ("Every data set", lambda: plots.per_data_set(result, metric)),
         ("Mean rank", lambda: plots.mean_rank(result, metric)),
+        ("Critical differences", lambda: plots.critical_difference(result, metric)),
         ("Score against time", lambda: plots.score_against_time(result, metric)),
         ("Calibration", lambda: plots.calibration(result)),
         ("Heat map", lambda: plots.heat_map(result, metric)),
     ]
     try:
-        return [Section(name, plots.figure_html(draw(), name)) for name, draw in drawings]
+        figures = [(name, draw()) for name, draw in drawings]
+        return [Section(name, plots.figure_html(figure, name)) for name, figure in figures if figure is not None]
     except MissingError as error:
         return [Section("Figures", f"<p>{html.escape(str(error))}</p>")]
 

@@ -101,7 +101,7 @@ class Suite:
         if self.config.source == "sklearn":
             return _load_sklearn(task)
         if self.config.source == "files":
-            return load_file(task)
+            return dataclasses.replace(load_file(task), id=task)
         return _load_openml(int(task), self._cache)
 
     def __iter__(self) -> Iterator[DataSet]:
@@ -116,8 +116,8 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
 
     Args:
       spec: the name of a preset (``bundled``, ``dev32``, ``cc18``, ...), a YAML file of `SuiteConfig`, OpenML task ids
-        (a list, or text like ``"11,37"``), local data files (``"a.csv"``, ``"a.parquet::target"``, or a list), a
-        `SuiteConfig`, or a `Suite`.
+        (a list, or text like ``"11,37"``), local data files (``"a.csv"``, ``"a.parquet::target"``, or a list), a folder
+        made by `prefetch`, a `SuiteConfig`, or a `Suite`.
       openml_cache: see `Suite`.
 
     Raises:
@@ -129,6 +129,10 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
         return Suite(spec, openml_cache)
     if isinstance(spec, (str, os.PathLike)):
         text = os.fspath(spec)
+        if (Path(text).expanduser() / "manifest.json").is_file():
+            from .snapshot import SnapshotSuite
+
+            return SnapshotSuite(Path(text).expanduser())
         parts = [part.strip() for part in text.split(",") if part.strip()]
         if parts and all(part.isdigit() for part in parts):
             spec = [int(part) for part in parts]
@@ -139,7 +143,7 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
         else:
             raise ConfigError(
                 f'"{text}" is no suite. Suites: {", ".join(preset_names("suites"))}. Also possible: OpenML task ids '
-                '("11,37"), data files ("a.csv::target"), or a YAML file with name, source and tasks.'
+                '("11,37"), data files ("a.csv::target"), a folder made by prefetch, or a YAML file with name, source and tasks.'
             )
     if isinstance(spec, Sequence) and spec:
         if all(isinstance(task, (int, np.integer)) for task in spec):

@@ -145,6 +145,7 @@ def test_missing_data_sets_are_failures_with_reasons(tmp_path):
     result = evaluate([str(tmp_path / "a.csv"), str(tmp_path / "gone.csv")], "knn", out=tmp_path / "out")
     (problem,) = result.problems
     assert problem["status"] == "failed" and "no data file" in problem["reason"]
+    assert np.isfinite(result.table()).tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,17 @@ def test_elo_and_improvability():
     base = np.linspace(0.5, 0.9, 8)
     board = leaderboard(result([base + 0.02 * (np.arange(8) % 3), base + 0.01, base]))
     assert board[0]["elo"] > board[-1]["elo"] and 0 <= board[0]["improvability"] < board[-1]["improvability"] < 1
+
+
+def test_critical_differences():
+    if importlib.util.find_spec("scikit_posthocs") is None:
+        pytest.skip("scikit-posthocs is not installed (extra eval)")
+    from priorax.eval import plots
+
+    base = np.linspace(0.5, 0.9, 12)
+    noise = np.random.default_rng(0).normal(size=(2, 12)) * 0.01
+    r = result([base + 0.05, base + noise[0], base + noise[1]])
+    figure = plots.critical_difference(r)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert any("m0" in text and "1" in text for text in texts) and any("m2" in text for text in texts)
+    assert plots.critical_difference(result([base, base])) is None

@@ -1,0 +1,76 @@
+"""Snapshots of suites: the same data and splits without the source, damage noticed, problems listed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from priorax.configs.errors import ConfigError, DataError, MissingError
+from priorax.eval import evaluate, load_suite, prefetch
+
+pytest.importorskip("pandas", reason="snapshots need pandas")
+pytest.importorskip("pyarrow", reason="snapshots need pyarrow")
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = "\n".join(f"{i},{'u' if i % 3 else ''},{'a' if i % 2 else 'b'}" for i in range(30))
+    (tmp_path / "one.csv").write_text("x,empty,y\n" + rows.replace("u", "") + "\n")
+    (tmp_path / "two.csv").write_text("x,kind,y\n" + rows + "\n")
+    return [str(tmp_path / "one.csv"), str(tmp_path / "two.csv"), str(tmp_path / "later.csv")]
+
+
+def test_a_snapshot_stands_for_its_suite(files, tmp_path):
+    out = tmp_path / "snap"
+    manifest = prefetch(files, out)
+    assert set(manifest["tasks"]) == set(files[:2])
+    assert "no data file" in manifest["missing"][files[2]]
+    before = evaluate(files[:2], "knn,logistic_regression")
+    assert before.problems == [] and np.isfinite(before.table()).all()
+    shutil.copy(files[0], files[2])
+    times = {p: p.stat().st_mtime_ns for p in out.glob("*.parquet")}
+    prefetch(files, out)  # the missing one is tried again, the others are kept
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items()) and len(list(out.glob("*.parquet"))) == 3
+    for file in files:
+        (tmp_path / file).unlink()
+    suite = load_suite(out)
+    after = evaluate(suite, "knn,logistic_regression", tasks=files[:2])
+    np.testing.assert_array_equal(after.table(), before.table())
+    assert suite.load(files[1]).categorical.tolist() == [False, True]
+
+
+def test_damage_is_noticed(files, tmp_path):
+    out = tmp_path / "snap"
+    prefetch(files[:2], out)
+    file = out / json.loads((out / "manifest.json").read_text())["tasks"][files[0]]["table"]
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="damaged"):
+        load_suite(out).load(files[0])
+    with pytest.raises(MissingError, match="not in the snapshot"):
+        load_suite(out).load("other.csv")
+    with pytest.raises(ConfigError, match='holds the suite "files"'):
+        prefetch("bundled", out)
+    (out / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match="no manifest"):
+        load_suite(out)
+
+
+def test_official_splits_survive(openml_cache, tmp_path):
+    pytest.importorskip("openml", reason="the openml client is not installed")
+    prefetch([11, 29], tmp_path, openml_cache=openml_cache)
+    direct = load_suite([29], openml_cache).load("29")
+    held = load_suite(tmp_path).load("29")
+    assert held.classes == direct.classes and held.name == direct.name
+    np.testing.assert_array_equal(held.y, direct.y)
+    np.testing.assert_array_equal(held.categorical, direct.categorical)
+    for one, two in zip(held.splits, direct.splits, strict=True):
+        assert (one.repeat, one.fold) == (two.repeat, two.fold)
+        np.testing.assert_array_equal(one.train, two.train)
+        np.testing.assert_array_equal(one.test, two.test)
+    from priorax.models import TableEncoder
+
+    np.testing.assert_array_equal(
+        TableEncoder(held.categorical).fit_transform(held.X), TableEncoder(direct.categorical).fit_transform(direct.X)
+    )
