@@ -185,6 +185,7 @@ class _Unit:
     splits: list[Split]
     seed: int
     digest: str
+    note: str
     out: Path
 
 
@@ -208,9 +209,9 @@ def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, d
         }
         left = [split for split in splits if (split.repeat, split.fold) not in have]
         wanted = {(split.repeat, split.fold) for split in splits}
-        done[method.name, task] = [meta | {"note": note} for key, meta in have.items() if key in wanted]
+        done[method.name, task] = [meta for key, meta in have.items() if key in wanted]
         if left:
-            yield _Unit(method, data, left, seed, digests[method.name], store.folder)
+            yield _Unit(method, data, left, seed, digests[method.name], note, store.folder)
 
 
 def _run_unit(unit: _Unit, threads: int) -> tuple[str, str, list[dict[str, Any]]]:
@@ -222,7 +223,7 @@ def _run_unit(unit: _Unit, threads: int) -> tuple[str, str, list[dict[str, Any]]
         meta: dict[str, Any] = {
             "method": unit.method.name, "task": data.id, "data": data.name, "repeat": split.repeat, "fold": split.fold,
             "seed": seed, "digest": unit.digest, "n_train": len(split.train), "n_test": len(split.test),
-            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes), "status": "ok", "reason": "",
+            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes), "status": "ok", "reason": "", "note": unit.note,
         }  # fmt: skip
         y, p = data.y[split.test], np.zeros((0, len(data.classes)))
         try:
