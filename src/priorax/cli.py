@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench predict": ("cmd_bench", "BenchPredict", "latency of fit and predict"),
     "weights list": ("cmd_weights", "WeightsList", "weights on this machine, with licence and hash"),
     "weights path": ("cmd_weights", "WeightsPath", "path of the weights that ship with the package"),
+    "weights pack": ("cmd_weights", "WeightsPack", "split a training state into parts with checksums"),
+    "weights unpack": ("cmd_weights", "WeightsUnpack", "join the parts of a training state"),
     "weights verify": ("cmd_weights", "WeightsVerify", "run the self-test of a weights file"),
     "doctor": ("cmd_doctor", "Doctor", "versions, devices, caches and a tiny prediction"),
 }

@@ -61,6 +61,45 @@ class WeightsVerify(options.Common):
             print(f"{path}: intact, self-test passed (sha256 {weights.sha256[:16]})")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsPack(options.Common):
+    """Splits the training state of a run into parts of at most 16 MB with checksums, to move it to another machine."""
+
+    run_dir: options.Positional[Path]
+    """Run directory of priorax pretrain."""
+    out: Path
+    """Directory for the parts; empty or absent."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.train.pack import pack
+
+        files = pack(self.run_dir, self.out)
+        result = {"files": [str(f) for f in files], "bytes": sum(f.stat().st_size for f in files)}
+        if self.json:
+            output.emit_json(result)
+        else:
+            print(f"{len(files)} files, {result['bytes'] / 1e6:.2f} MB in {self.out}; priorax weights unpack joins them")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsUnpack(options.Common):
+    """Joins the parts that `weights pack` made into a run directory that `pretrain --resume` takes up."""
+
+    parts: options.Positional[Path]
+    """Directory of the parts."""
+    out: Path
+    """Run directory to make; empty or absent."""
+
+    def run(self, settings: dict[str, str]) -> None:
+        from priorax.train.pack import unpack
+
+        made = unpack(self.parts, self.out)
+        if self.json:
+            output.emit_json({"run": str(made)})
+        else:
+            print(f"{made}: go on with priorax pretrain --recipe {made / 'config.yaml'} --out {made} --resume")
+
+
 def describe(path: Path, verify: bool = False) -> dict[str, Any]:
     """Facts about a weights file."""
     from priorax.configs.load import to_dict
