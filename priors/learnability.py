@@ -16,6 +16,8 @@ from .keys import Stream
 from .task import TaskBatch
 
 TREES, DEPTH, CANDIDATES = 16, 5, 8
+SCORED_ROWS = 512
+"""Rows are iid, so the first ones are a sample; longer tables are scored on so many, to bound the cost."""
 ACCEPT_Z = 1.645
 """One-sided 5 % point of the normal law: the z score from which a task counts as learnable."""
 
@@ -59,7 +61,7 @@ def _one(stream: Stream, x: jax.Array, y: jax.Array, n_features: jax.Array, clas
 
 
 def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
-    """Scores tasks on their own rows (context and query together).
+    """Scores tasks on their own rows (context and query together, at most `SCORED_ROWS`).
 
     Args:
       batch: any tasks; missing values count as 0.
@@ -69,11 +71,11 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
       z f32[B], mean out-of-bag improvement over the class shares in standard errors (above `ACCEPT_Z`: learnable), and R2 f32[B],
       the share of the squared error of the one-hot class that the trees explain.
     """
-    x = jnp.swapaxes(jnp.nan_to_num(batch.x), 1, 2)
+    x = jnp.swapaxes(jnp.nan_to_num(batch.x[:, :SCORED_ROWS]), 1, 2)
     # Randomness by task id: the score belongs to the task, not to its place in a batch.
     stream = jax.vmap(lambda i: keys.task_stream(jax.random.key(0x1EA2), i))(batch.info["task_id"])
     score = lambda args: _one(*args, classes)  # noqa: E731
-    return jax.lax.map(score, (stream, x, batch.y, batch.n_features.astype(jnp.float32)))
+    return jax.lax.map(score, (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32)))
 
 
 def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:
