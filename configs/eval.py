@@ -50,7 +50,8 @@ class Protocol:
       max_columns: wider data sets are cut to this many random columns first.
       max_train: training rows beyond this number are dropped, stratified.
       max_classes: data sets with more classes are skipped, with a reason in the results.
-      pooled: also score all test predictions of a repeat together, as one fold numbered -1; leaderboards use that score.
+      pooled: also score all test predictions of a repeat together, as one fold numbered -1, which leaderboards
+        then use.
       seed: replaces the seed of the evaluation, for protocols that fix it.
     """
 

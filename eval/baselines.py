@@ -81,7 +81,9 @@ def _dense(encoder: TableEncoder) -> ColumnTransformer:
         SimpleImputer(strategy="constant", fill_value=-1, keep_empty_features=True),
         OneHotEncoder(handle_unknown="ignore", min_frequency=2, sparse_output=False),
     )
-    numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler())
+    numbers = make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler()
+    )
     return ColumnTransformer([("numbers", numbers, ~categories), ("categories", one_hot, categories)])
 
 

@@ -37,6 +37,7 @@ COLUMNS = (
 """Columns of the results, one row per method, task, fold and metric. ``fold`` -1: all test rows of a repeat pooled."""
 
 POOLED = -1
+TIMES = ("time_train_s", "time_warmup_s", "time_infer_s")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +78,10 @@ class EvalResult:
         at_t = {t: i for i, t in enumerate(self.tasks)}
         failed = {(row["method"], row["task"]) for row in self.problems}
         for row in self.rows:
-            if row["metric"] == metric and (row["fold"] == POOLED) == self.protocol.pooled:
-                if (row["method"], row["task"]) not in failed and np.isfinite(row["value"]):
-                    sums[at_m[row["method"]], at_t[row["task"]]] += row["value"]
-                    counts[at_m[row["method"]], at_t[row["task"]]] += 1
+            counted = row["metric"] == metric and (row["fold"] == POOLED) == self.protocol.pooled
+            if counted and (row["method"], row["task"]) not in failed and np.isfinite(row["value"]):
+                sums[at_m[row["method"]], at_t[row["task"]]] += row["value"]
+                counts[at_m[row["method"]], at_t[row["task"]]] += 1
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def seconds(self) -> np.ndarray:
@@ -223,12 +224,15 @@ def _run_unit(unit: _Unit, threads: int) -> tuple[str, str, list[dict[str, Any]]
         meta: dict[str, Any] = {
             "method": unit.method.name, "task": data.id, "data": data.name, "repeat": split.repeat, "fold": split.fold,
             "seed": seed, "digest": unit.digest, "n_train": len(split.train), "n_test": len(split.test),
-            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes), "status": "ok", "reason": "", "note": unit.note,
+            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes),
+            "status": "ok", "reason": "", "note": unit.note,
         }  # fmt: skip
         y, p = data.y[split.test], np.zeros((0, len(data.classes)))
         try:
             answer = run_method(unit.method, data, split, seed, threads)
-            meta |= {name: round(getattr(answer, name), 6) for name in ("time_train_s", "time_warmup_s", "time_infer_s")}
+            meta |= {
+                name: round(getattr(answer, name), 6) for name in TIMES
+            }
             p = answer.probabilities
             values, note = score(y, p.astype(np.float32))
             meta |= {"values": values, "reason": note}
@@ -314,14 +318,14 @@ def _fold_of(cell: _Cell) -> int:
 def _pooled(cells: list[_Cell], repeat: int) -> list[dict[str, Any]]:
     values, note = score(np.concatenate([c.y for c in cells]), np.concatenate([c.p for c in cells]))
     first = cells[0].meta
-    total = {name: sum(c.meta[name] for c in cells) for name in ("time_train_s", "time_warmup_s", "time_infer_s")}
+    total = {name: sum(c.meta[name] for c in cells) for name in TIMES}
     whole = {"repeat": repeat, "fold": POOLED, "n_test": sum(c.meta["n_test"] for c in cells), "reason": note}
     return _metric_rows(first | total | whole, values)
 
 
 def _metric_rows(meta: Mapping[str, Any], values: Mapping[str, float]) -> list[dict[str, Any]]:
     base = {name: meta.get(name, "") for name in COLUMNS}
-    for name in ("value", "metric_error", "time_train_s", "time_warmup_s", "time_infer_s"):
+    for name in ("value", "metric_error", *TIMES):
         base[name] = meta.get(name, float("nan"))
     if meta["status"] != "ok":
         return [base]
@@ -364,7 +368,9 @@ def _protocol(protocol: str | Protocol) -> Protocol:
         return PROTOCOLS[protocol]
     close = nearest(protocol, list(PROTOCOLS))
     raise ConfigError(
-        f'unknown protocol "{protocol}". ' + (f'Did you mean "{close}"? ' if close else "") + f"There are: {', '.join(PROTOCOLS)}"
+        f'unknown protocol "{protocol}". '
+        + (f'Did you mean "{close}"? ' if close else "")
+        + f"There are: {', '.join(PROTOCOLS)}"
     )
 
 

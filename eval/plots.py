@@ -166,7 +166,13 @@ def calibration(result: EvalResult) -> Any:
         confidence, accuracy, rows = reliability(np.where(right, 0, 1), pair)
         used = rows >= 20
         axes.plot(
-            confidence[used], accuracy[used], marker=_marker(i), color=_colour(i), label=method, markersize=5, linewidth=1.3
+            confidence[used],
+            accuracy[used],
+            marker=_marker(i),
+            color=_colour(i),
+            label=method,
+            markersize=5,
+            linewidth=1.3,
         )
     axes.set_xlabel("confidence of the predicted class")
     axes.set_ylabel("share that is right (bins of 20 rows or more)")
@@ -191,7 +197,9 @@ def heat_map(result: EvalResult, metric: str = "roc_auc") -> Any:
             text = f"{table[i, j]:.3f}" if np.isfinite(table[i, j]) else "none"
             dark = np.isfinite(gap[i, j]) and gap[i, j] > 0.7 * top
             axes.text(i, j, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
-    axes.set_xticks(range(len(result.methods)), result.methods, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_xticks(
+        range(len(result.methods)), result.methods, rotation=35, ha="right", rotation_mode="anchor", fontsize=8
+    )
     axes.set_yticks(range(len(result.tasks)), [result.names.get(t, t) for t in result.tasks], fontsize=8)
     return figure
 

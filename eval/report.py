@@ -52,7 +52,9 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section], lead: 
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,9 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section], lead: 
     return path
 
 
-def table_html(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None, best: Mapping[str, bool] | None = None) -> str:
+def table_html(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None, best: Mapping[str, bool] | None = None
+) -> str:
     """Dicts as an HTML table.
 
     Args:
@@ -114,7 +118,9 @@ def evaluation_report(
         sections.append(Section(f"{result.methods[0]} against the others", _pairs_html(result, metric), _PAIRS_NOTE))
     sections += list(extra)
     sections += _figures(result, metric)
-    sections.append(Section("All metrics", _metrics_html(result), "Means over the data sets that all methods finished."))
+    sections.append(
+        Section("All metrics", _metrics_html(result), "Means over the data sets that all methods finished.")
+    )
     sections.append(_problems(result))
     config = html.escape(_lines({"suite": result.suite, "seed": result.seed, "protocol": to_dict(result.protocol)}))
     sections.append(Section("Settings", f"<pre>{config}</pre>"))
@@ -129,7 +135,7 @@ _PAIRS_NOTE = (
 
 def _leaderboard_note(metric: str) -> str:
     return (
-        f"Mean and rank by {metric} over the data sets that all methods finished; 95 % bootstrap intervals over data sets. "
+        f"Mean and rank by {metric} over the data sets that all methods finished, with 95 % bootstrap intervals. "
         "Wins count pairs of another method and a data set. Seconds: median over data sets of the mean per fold; "
         "compiling a network for a new shape is not in them."
     )
@@ -137,12 +143,16 @@ def _leaderboard_note(metric: str) -> str:
 
 def _leaderboard_html(board: list[dict[str, Any]], metric: str) -> str:
     shown = {
-        "method": "method", "mean": metric, "ci": "95 % interval", "mean_rank": "mean rank", "score": "won / tied / lost",
+        "method": "method", "mean": metric, "ci": "95 % interval", "mean_rank": "mean rank", "score": "won, tied, lost",
         "elo": "Elo", "improvability": "improvability", "time_train_s": "fit s", "time_infer_s": "predict s",
         "missing": "missing",
     }  # fmt: skip
     rows = [
-        row | {"ci": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}", "score": f"{row['wins']} / {row['ties']} / {row['losses']}"}
+        row
+        | {
+            "ci": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
+            "score": f"{row['wins']} / {row['ties']} / {row['losses']}",
+        }
         for row in board
     ]
     if not any("elo" in row for row in board):
@@ -157,7 +167,14 @@ def _pairs_html(result: EvalResult, metric: str) -> str:
         pair = compare(result, first, other, metric)
         interval = f"{pair['ci_low']:+.4f} to {pair['ci_high']:+.4f}"
         won = f"{pair['wins']} / {pair['ties']} / {pair['losses']}"
-        rows.append({"against": other, "difference": f"{pair['difference']:+.4f}", "95 % interval": interval, "won / tied / lost": won})
+        rows.append(
+            {
+                "against": other,
+                "difference": f"{pair['difference']:+.4f}",
+                "95 % interval": interval,
+                "won / tied / lost": won,
+            }
+        )
     return table_html(rows)
 
 

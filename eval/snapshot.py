@@ -67,7 +67,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT_VERSION:
-            raise DataError(f"{folder} is a snapshot of format {manifest['format']}; this version reads {FORMAT_VERSION}")
+            raise DataError(
+                f"{folder} is a snapshot of format {manifest['format']}; this version reads {FORMAT_VERSION}"
+            )
         return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
@@ -101,7 +103,8 @@ class SnapshotSuite(Suite):
         with np.load(self._folder / entry["splits"], allow_pickle=False) as held:
             y, keys = held["y"], [name for name in held.files if name.startswith("train_")]
             splits = tuple(
-                Split(*map(int, key.split("_")[1:]), held[key], held[key.replace("train", "test")]) for key in sorted(keys)
+                Split(*map(int, key.split("_")[1:]), held[key], held[key.replace("train", "test")])
+                for key in sorted(keys)
             )
         return DataSet(
             id=task,

@@ -59,7 +59,11 @@ class DataSet:
         """Only these rows, in this order; classes that vanish lose their code, official splits are dropped."""
         kept, y = np.unique(self.y[rows], return_inverse=True)
         return dataclasses.replace(
-            self, X=rows_of(self.X, rows), y=y.astype(np.int64), classes=tuple(self.classes[k] for k in kept), splits=None
+            self,
+            X=rows_of(self.X, rows),
+            y=y.astype(np.int64),
+            classes=tuple(self.classes[k] for k in kept),
+            splits=None,
         )
 
     def take_columns(self, columns: np.ndarray) -> DataSet:
@@ -143,7 +147,7 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
         else:
             raise ConfigError(
                 f'"{text}" is no suite. Suites: {", ".join(preset_names("suites"))}. Also possible: OpenML task ids '
-                '("11,37"), data files ("a.csv::target"), a folder made by prefetch, or a YAML file with name, source and tasks.'
+                '("11,37"), data files ("a.csv::target"), a folder made by prefetch, or a YAML file.'
             )
     if isinstance(spec, Sequence) and spec:
         if all(isinstance(task, (int, np.integer)) for task in spec):
@@ -221,7 +225,7 @@ def _copy_task(cache: Path, folder: Path, task_id: int) -> None:
     task = cache / base / "tasks" / str(task_id)
     if not (task / "task.xml").is_file():
         raise MissingError(f"OpenML task {task_id} is not in the offline cache {cache}")
-    import xml.etree.ElementTree as ElementTree
+    from xml.etree import ElementTree
 
     found = ElementTree.parse(task / "task.xml").getroot().findtext(".//{http://openml.org/openml}data_set_id")
     data = cache / base / "datasets" / str(found)
@@ -247,8 +251,8 @@ def _through_client(openml: Any, task_id: int) -> DataSet:
                 splits.append(Split(repeat, fold, np.asarray(train), np.asarray(test)))
     except (OSError, openml.exceptions.PyOpenMLError) as error:
         raise MissingError(
-            f"OpenML task {task_id} could not be loaded ({type(error).__name__}: {str(error)[:200]}). OpenML may be down; "
-            "try again, or give an offline cache"
+            f"OpenML task {task_id} could not be loaded ({type(error).__name__}: {str(error)[:200]}). OpenML may be "
+            "down: try again, or give an offline cache"
         ) from None
     if y is None:
         raise DataError(f"OpenML task {task_id} has no target column")
@@ -261,7 +265,9 @@ def _data_set(id: str, name: str, X: Any, y: Any, categorical: Any, splits: Any,
         raise DataError(f"{name}: {int(missing.sum())} of {len(y)} rows have no class; fill or drop them")
     classes, codes = np.unique(np.asarray(y.astype(str), dtype=object), return_inverse=True)
     if not 2 <= len(classes) <= max(2, len(y) // 2):
-        raise DataError(f"{name}: the target has {len(classes)} different values in {len(y)} rows; not a classification")
+        raise DataError(
+            f"{name}: the target has {len(classes)} different values in {len(y)} rows; not a classification"
+        )
     return DataSet(
         id=id,
         name=name,

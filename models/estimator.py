@@ -222,9 +222,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_target(self, y: Any, n: int, columns: list) -> np.ndarray:
         if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
-            )
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(columns[0].values, y)

@@ -167,7 +167,14 @@ class Session:
         x[:, :rows, :columns], y[:, :rows], categorical[:, :columns] = c.x[group], c.y[group], c.categorical[group]
         n_context = np.full(len(group), rows, dtype=np.int32)
         cache = _encode(
-            self._engine.cfg, self._engine._params, x, y, c.n_features[group], c.n_classes[group], n_context, categorical
+            self._engine.cfg,
+            self._engine._params,
+            x,
+            y,
+            c.n_features[group],
+            c.n_classes[group],
+            n_context,
+            categorical,
         )
         if self._keep:
             self._encoded[start] = cache

@@ -147,8 +147,8 @@ def _plan(j: int, column: Column, declared: bool, from_dtype: bool) -> list[_Pla
         present = {key for key in map(_key, values.tolist()) if key is not None}
         if kind == "O" and len(present) > TEXT_LEVELS and len(present) > 0.5 * len(values):
             warnings.warn(
-                f"column {name!r} holds {len(present)} different texts in {len(values)} rows and is used as a category; "
-                "free text is better encoded first, for example with skrub.TableVectorizer or skrub.StringEncoder",
+                f"column {name!r} holds {len(present)} different texts in {len(values)} rows and is used as a "
+                "category: free text is better encoded first, for example with skrub.StringEncoder",
                 UserWarning,
                 stacklevel=2,
             )
@@ -202,8 +202,8 @@ def _refuse_infinities(name: str, values: np.ndarray) -> None:
     if values.dtype.kind == "f" and np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
         raise ValueError(
-            f"Input X contains infinity in column {name!r} (first in row {row}). Replace infinities with NaN if they mean "
-            "missing, or with a large number if they mean large: np.nan_to_num, or X.replace([inf, -inf], nan)."
+            f"Input X contains infinity in column {name!r} (first in row {row}). Replace infinities with NaN if they "
+            "mean missing, or with a large number if they mean large: np.nan_to_num, or X.replace([inf, -inf], nan)."
         )
 
 

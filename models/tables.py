@@ -196,5 +196,5 @@ def is_missing(value: Any) -> bool:
 
 def _naive(value: Any) -> np.datetime64:
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
-        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
     return np.datetime64(value).astype("datetime64[us]")

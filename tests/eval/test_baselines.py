@@ -65,7 +65,11 @@ def test_specifications():
     spec = "priorax:/runs/a/model.safetensors?softmax_temperature=0.8&numeric_transforms=none+quantile&max_context=null"
     (method,) = parse_methods([spec])
     assert method.name.startswith("priorax:a?")
-    assert method.options == {"softmax_temperature": 0.8, "numeric_transforms": ("none", "quantile"), "max_context": None}
+    assert method.options == {
+        "softmax_temperature": 0.8,
+        "numeric_transforms": ("none", "quantile"),
+        "max_context": None,
+    }
 
 
 @pytest.mark.parametrize(

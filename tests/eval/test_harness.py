@@ -23,9 +23,10 @@ FAST = "majority,logistic_regression,knn"
 
 def same(a, b):
     """Equal results but for the clock."""
-    strip = [{k: v for k, v in row.items() if k not in TIMES} for row in a.rows], [
-        {k: v for k, v in row.items() if k not in TIMES} for row in b.rows
-    ]
+    strip = (
+        [{k: v for k, v in row.items() if k not in TIMES} for row in a.rows],
+        [{k: v for k, v in row.items() if k not in TIMES} for row in b.rows],
+    )
     for one, two in zip(*strip, strict=True):
         assert json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)  # NaN equals NaN as text
     return True

@@ -30,7 +30,9 @@ def result(table, protocol=PROTOCOLS["kfold"], folds=2):
                     continue
                 for metric in ("roc_auc", "roc_auc_ovo", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece"):
                     v = value + shift if metric == "roc_auc" else 0.3
-                    rows.append(base | {"metric": metric, "value": v, "metric_error": 1 - v, "status": "ok", "reason": ""})
+                    rows.append(
+                        base | {"metric": metric, "value": v, "metric_error": 1 - v, "status": "ok", "reason": ""}
+                    )
     methods, tasks = tuple(f"m{i}" for i in range(len(table))), tuple(f"t{j}" for j in range(len(table[0])))
     return EvalResult(rows, methods, tasks, {t: f"set {t[1:]}" for t in tasks}, "s", protocol, 0, Path("nowhere"))
 
@@ -71,7 +73,9 @@ def test_bootstrap_intervals():
     values = np.random.default_rng(0).normal(0.8, 0.05, 200)
     low, high = bootstrap_mean(values)
     half = 1.96 * 0.05 / np.sqrt(200)
-    assert low == pytest.approx(values.mean() - half, abs=0.002) and high == pytest.approx(values.mean() + half, abs=0.002)
+    assert low == pytest.approx(values.mean() - half, abs=0.002) and high == pytest.approx(
+        values.mean() + half, abs=0.002
+    )
     assert bootstrap_mean(values) == (low, high)
     assert all(np.isnan(bootstrap_mean(values[:1])))
 

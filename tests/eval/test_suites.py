@@ -9,7 +9,16 @@ from priorax.configs.eval import PROTOCOLS
 from priorax.configs.load import preset_names
 from priorax.eval.suites import load_file, load_suite
 
-SIZES = {"bundled": 4, "dev32": 32, "cc18": 72, "tabarena": 38, "tabarena-lite": 38, "speedrun": 38, "tabpfn18": 18, "tabpfn30": 30}
+SIZES = {
+    "bundled": 4,
+    "dev32": 32,
+    "cc18": 72,
+    "tabarena": 38,
+    "tabarena-lite": 38,
+    "speedrun": 38,
+    "tabpfn18": 18,
+    "tabpfn30": 30,
+}
 
 
 def test_presets():
@@ -80,4 +89,6 @@ def test_offline_cache(openml_cache):
     with pytest.raises(MissingError, match="50000000 is not in the offline cache"):
         suite.load("50000000")
     assert openml.config._root_cache_directory == before
-    assert files == sorted((p, p.stat().st_mtime_ns, p.stat().st_size) for p in openml_cache.rglob("*"))  # never written
+    assert files == sorted(
+        (p, p.stat().st_mtime_ns, p.stat().st_size) for p in openml_cache.rglob("*")
+    )  # never written

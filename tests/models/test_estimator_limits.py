@@ -123,7 +123,10 @@ def test_attention_column_by_column_is_the_same(monkeypatch):
     import jax
     from priorax.models import attention
 
-    q, k, v = (jax.random.normal(key, (2, 3, rows, 8)) for key, rows in zip(jax.random.split(jax.random.key(0), 3), (5, 7, 7), strict=True))
+    q, k, v = (
+        jax.random.normal(key, (2, 3, rows, 8))
+        for key, rows in zip(jax.random.split(jax.random.key(0), 3), (5, 7, 7), strict=True)
+    )
     lengths, factor = np.array([7, 4], np.int32), np.ones((2, 2), np.float32)
     want = attention.row_attention(q, k, v, lengths, factor, "xla")
     monkeypatch.setattr(attention, "MAX_SCORES", 10)

@@ -227,7 +227,13 @@ def test_any_numbers_give_finite_or_missing(table):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.one_of(st.none(), st.text(max_size=3), st.integers(-3, 3), st.booleans(), st.floats(-2, 2)), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.one_of(st.none(), st.text(max_size=3), st.integers(-3, 3), st.booleans(), st.floats(-2, 2)),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_any_cells_are_encoded(cells):
     encoder = TableEncoder()
     table = np.empty((len(cells), 1), dtype=object)
