@@ -2,12 +2,12 @@
 
     python benchmarks/prior_vs_tabicl.py --tabicl-python VENV/bin/python [--shapes 1024x20 128x5] [--out result.json]
 
-TabICL needs torch, so it lives in an environment of its own (`pip install tabicl xgboost`), and this script runs it there in a
-subprocess. The two sides take turns, round by round, so that a busy machine hurts both; medians and ranges are reported.
-Tables have between 70 % and all of the columns on both sides. Both are measured without and with their filter
-for learnable tasks (TabICL: ExtraTrees for every table, drawn again when refused; ours: half as many candidates more, the
-learnable ones first). Each side may use all cores: TabICL with the better of one process and one per core, ours with one
-JAX device per core. Compiling and starting processes are not counted.
+TabICL needs torch, so it lives in an environment of its own (`pip install tabicl xgboost`), and this script runs it
+there in a subprocess. The two sides take turns, round by round, so that a busy machine hurts both; medians and ranges
+are reported. Tables have between 70 % and all of the columns on both sides. Both are measured without and with their
+filter for learnable tasks (TabICL: ExtraTrees for every table, drawn again when refused; ours: half as many
+candidates more, the learnable ones first). Each side may use all cores: TabICL with the better of one process and one
+per core, ours with one JAX device per core. Compiling and starting processes are not counted.
 """
 
 from __future__ import annotations
@@ -91,7 +91,15 @@ class Side:
     def rate(self, rows: int, columns: int, seconds: int, jobs: int) -> float:
         if self.python == sys.executable:
             flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={CORES}".strip()
-            return run(self.python, OURS, rows, columns, self.filtered, seconds, env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"})["rate"]
+            return run(
+                self.python,
+                OURS,
+                rows,
+                columns,
+                self.filtered,
+                seconds,
+                env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            )["rate"]
         return run(self.python, TABICL, rows, columns, jobs, self.filtered, seconds)["rate"]
 
 

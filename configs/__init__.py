@@ -13,7 +13,6 @@ from .errors import (
 from .load import config_digest, load_preset, load_yaml, nearest, preset_names, preset_path, to_dict, to_yaml
 from .prior import Laws, PriorConfig, Sizes, load_prior
 from .recipe import Recipe, load_recipe
-from .recipe import Recipe, load_recipe
 
 __all__ = [
     "ConfigError", "DataError", "Laws", "MemoryLimitError", "MissingError", "NumericalError", "PrioraxError",

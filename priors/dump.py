@@ -1,8 +1,9 @@
 """Writing a stream of tasks to disk: parts, shards, resume, manifest, verification.
 
-A dump is cut into parts of `shard_size` tasks. A part is a function of the spec and its number, so machines can share the
-parts out (`shard=(i, n)`), a killed run can go on, and the files are the same bytes either way. Files of a part appear
-whole or not at all; what is done is noted under `.progress/` until the last part is there and `manifest.json` is written.
+A dump is cut into parts of `shard_size` tasks. A part is a function of the spec and its number, so machines can share
+the parts out (`shard=(i, n)`), a killed run can go on, and the files are the same bytes either way. Files of a part
+appear whole or not at all; what is done is noted under `.progress/` until the last part is there and `manifest.json`
+is written.
 """
 
 from __future__ import annotations
@@ -185,7 +186,12 @@ def write_dump(
         done = spec.n_parts
     elif done == spec.n_parts:
         _finish(spec, out, [entry for note in noted for entry in note or ()])
-    result: dict[str, Any] = {"path": str(out), "parts": spec.n_parts, "parts_done": done, "finished": done == spec.n_parts}
+    result: dict[str, Any] = {
+        "path": str(out),
+        "parts": spec.n_parts,
+        "parts_done": done,
+        "finished": done == spec.n_parts,
+    }
     if result["finished"]:
         shutil.rmtree(progress, ignore_errors=True)
         manifest = json.loads((out / "manifest.json").read_text())
@@ -328,7 +334,7 @@ def _tabicl_metadata(spec: DumpSpec) -> dict[str, Any]:
     return {
         "regression": False, "prior_type": f"priorax/{spec.prior.name}", "batch_size": spec.shard_size,
         "batch_size_per_gp": spec.shard_size, "min_seq_len": spec.rows, "max_seq_len": spec.rows, "log_seq_len": False,
-        "seq_len_per_gp": False, "min_features": 1, "max_features": spec.columns, "max_classes": spec.prior.sizes.classes,
-        "min_train_size": spec.context or 0, "max_train_size": spec.context or spec.rows, "replay_small": False,
-        "graph_noise": False,
+        "seq_len_per_gp": False, "min_features": 1, "max_features": spec.columns, "max_classes":
+        spec.prior.sizes.classes, "min_train_size": spec.context or 0, "max_train_size": spec.context or spec.rows,
+        "replay_small": False, "graph_noise": False,
     }  # fmt: skip

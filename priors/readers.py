@@ -25,8 +25,8 @@ def inspect_dump(path: Path, batch_size: int | None = None) -> dict[str, Any]:
       batch_size: training batch size an HDF5 dump is meant for.
 
     Returns:
-      dict with ``path``, ``format``, ``tasks``, facts of the format, and ``problems``: a list of sentences, empty when all
-      rules hold.
+      dict with ``path``, ``format``, ``tasks``, facts of the format, and ``problems``: a list of sentences, empty
+      when all rules hold.
 
     Raises:
       DataError: no such file, or a format that is not known.
@@ -131,7 +131,9 @@ def _hdf5(file: Path, batch_size: int | None) -> dict[str, Any]:
         stored = int(f["original_batch_size"][0]) if "original_batch_size" in names else 1
         size = batch_size or stored
         if len(widths) % size:
-            problems.append(f"{len(widths)} tasks are no multiple of the batch size {size}; the last batch comes out short")
+            problems.append(
+                f"{len(widths)} tasks are no multiple of the batch size {size}; the last batch comes out short"
+            )
         for start in range(0, len(widths), size):
             block = slice(start, min(start + size, len(widths)))
             last = block.stop - 1
@@ -142,10 +144,14 @@ def _hdf5(file: Path, batch_size: int | None) -> dict[str, Any]:
                 )
                 break
             if len(set(rows[block])) > 1:
-                problems.append(f"tasks {start}-{last} have different row counts; padding would be counted as test rows")
+                problems.append(
+                    f"tasks {start}-{last} have different row counts; padding would be counted as test rows"
+                )
                 break
             if not np.isfinite(x[block]).all():
-                problems.append(f"tasks {start}-{last} hold missing values; one reader skips the batch, one gets a NaN loss")
+                problems.append(
+                    f"tasks {start}-{last} hold missing values; one reader skips the batch, one gets a NaN loss"
+                )
                 break
         problems += _each(
             _class_problem(f"task {i}", y[i, : rows[i]].astype(int), int(splits[i])) for i in range(min(len(y), 2000))
@@ -212,7 +218,9 @@ def _jsonl(file: Path) -> dict[str, Any]:
         schema = "messages" if "messages" in row else "alpaca"
         counts[schema] += 1
         user, answer = (
-            (row["messages"][1]["content"], row["messages"][2]["content"]) if schema == "messages" else (row["input"], row["output"])
+            (row["messages"][1]["content"], row["messages"][2]["content"])
+            if schema == "messages"
+            else (row["input"], row["output"])
         )
         labels = re.search(r"Label set = \[([^\]]+)\]", user)
         if not labels:

@@ -71,7 +71,9 @@ class TaskRecord:
         return self.x.shape[1]
 
 
-def records(batch: TaskBatch, task_ids: Sequence[int], graphs: Sequence[TaskGraph | None] | None = None) -> list[TaskRecord]:
+def records(
+    batch: TaskBatch, task_ids: Sequence[int], graphs: Sequence[TaskGraph | None] | None = None
+) -> list[TaskRecord]:
     """Splits a batch (host or device) into records. One per task id; tasks of the batch beyond them are left out."""
     x, y = np.asarray(batch.x), np.asarray(batch.y)
     widths, classes = np.asarray(batch.n_features), np.asarray(batch.n_classes)

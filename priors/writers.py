@@ -93,8 +93,8 @@ def write_parquet(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     schema = parquet_schema(info.with_graph, info.metadata)
     text = ["task_type", *(["mechanism.list.element"] if info.with_graph else [])]
     with pq.ParquetWriter(
-        folder / name, schema, compression="zstd", compression_level=3, use_dictionary=text, write_statistics=["task_id"],
-        column_encoding={"X.list.element": "BYTE_STREAM_SPLIT"},
+        folder / name, schema, compression="zstd", compression_level=3, use_dictionary=text,
+        write_statistics=["task_id"], column_encoding={"X.list.element": "BYTE_STREAM_SPLIT"},
     ) as writer:  # fmt: skip
         for chunk in chunks:
             writer.write_batch(_arrow_batch(chunk, schema, info.with_graph))
@@ -246,7 +246,9 @@ def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
 
 
 FORMATS: dict[str, Format] = {
-    "parquet": Format(write_parquet, holds_nan=True, with_graph=True, about="one row per task; reading needs only pyarrow"),
+    "parquet": Format(
+        write_parquet, holds_nan=True, with_graph=True, about="one row per task; reading needs only pyarrow"
+    ),
     "hdf5": Format(write_hdf5, holds_nan=False, grouped=True, about="prior dump for nanoTabPFN and TFM-Playground"),
     "tabicl": Format(write_tabicl, holds_nan=False, about="saved prior batches of TabICL (.pt)"),
     "npz": Format(write_npz, holds_nan=True, with_graph=True, about="padded NumPy arrays"),

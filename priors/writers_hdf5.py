@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def write_hdf5(folder: Path, chunks: Iterable[list[TaskRecord]], info: PartInfo) -> list[str]:
-    """Writes `NAME.h5`. Missing values are filled from the context rows: a NaN in a dump makes one reader skip the batch
-    and turns the other's loss into NaN.
+    """Writes `NAME.h5`. Missing values are filled from the context rows: a NaN in a dump makes one reader skip the
+    batch and turns the other's loss into NaN.
 
     Raises:
       ConfigError: a chunk of tasks does not divide into groups.

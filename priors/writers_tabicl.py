@@ -1,9 +1,10 @@
 """TabICL's saved prior batches (`batch_000000.pt`), written without torch.
 
-A `.pt` file is a zip of a small pickle and of raw tensor bytes. The pickle only names `torch._utils._rebuild_tensor_v2`,
-storage types and sizes, so it is assembled here opcode by opcode; `torch.load(path, weights_only=True)` reads it. Keys and
-dtypes as in TabICL 2.2.0 `tabicl.prior._genload.SavePriorDataset`, dense mode: every task of a file has the same number of
-rows, and X is one flat vector, task by task, row by row, holding only the columns a task has.
+A `.pt` file is a zip of a small pickle and of raw tensor bytes. The pickle only names
+`torch._utils._rebuild_tensor_v2`, storage types and sizes, so it is assembled here opcode by opcode;
+`torch.load(path, weights_only=True)` reads it. Keys and dtypes as in TabICL 2.2.0
+`tabicl.prior._genload.SavePriorDataset`, dense mode: every task of a file has the same number of rows, and X is one
+flat vector, task by task, row by row, holding only the columns a task has.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Prompts in the form MachineLearningLM was trained on: one JSON object per line.
 
-The literals `Label set = [...]` and the assistant's JSON array are what its evaluator parses (commit ee1a5eb); the rest of
-the wording is ours in the same order of blocks. Numbers are integers: numeric columns standardised on the context rows and
-mapped to 120 z + 500, clipped to 0..999 (the original leaves large values unclipped), categories as their codes.
+The literals `Label set = [...]` and the assistant's JSON array are what its evaluator parses (commit ee1a5eb); the
+rest of the wording is ours in the same order of blocks. Numbers are integers: numeric columns standardised on the
+context rows and mapped to 120 z + 500, clipped to 0..999 (the original leaves large values unclipped), categories as
+their codes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ SCHEMAS = ("messages", "alpaca")
 
 
 def write_mllm(folder: Path, chunks: Iterable[list[TaskRecord]], info: PartInfo) -> list[str]:
-    """Writes `NAME.jsonl`. Prompts whose token estimate exceeds the budget lose context rows from the end, never a class;
-    at most 50 query rows are asked.
+    """Writes `NAME.jsonl`. Prompts whose token estimate exceeds the budget lose context rows from the end, never a
+    class; at most 50 query rows are asked.
 
     Raises:
       ConfigError: unknown schema.

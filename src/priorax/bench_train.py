@@ -39,7 +39,9 @@ def train_point(name: str, settings: dict[str, str], repeats: int, seed: int) ->
 
     dispatch()
     seconds = [dispatch() for _ in range(repeats)]
-    sampler = jax.jit(make_sampler(prior, TableShape(shape.rows, shape.columns, shape.context, shape.least_columns), shape.tasks))
+    sampler = jax.jit(
+        make_sampler(prior, TableShape(shape.rows, shape.columns, shape.context, shape.least_columns), shape.tasks)
+    )
     jax.block_until_ready(sampler(key, jnp.uint32(0)))
     begin = time.perf_counter()
     for k in range(steps):

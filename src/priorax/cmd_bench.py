@@ -52,9 +52,9 @@ class _Bench(options.Common):
 class BenchPrior(_Bench):
     """Tasks a second of the sampler, whole tables made on the device, by shape.
 
-    On a CPU one device per core is set up and the stream is shared out among them, as on several GPUs. The compile time is
-    that of a first run: the cache of compiled programs is off. tasks_per_cpu_s counts processor time, which a busy machine
-    does not change much. peak_mb is the scratch and output of one call on a device.
+    On a CPU one device per core is set up and the stream is shared out among them, as on several GPUs. The compile
+    time is that of a first run: the cache of compiled programs is off. tasks_per_cpu_s counts processor time, which a
+    busy machine does not change much. peak_mb is the scratch and output of one call on a device.
     """
 
     HOST_DEVICES = 0  # one per core

@@ -20,8 +20,9 @@ BASELINES = ("logistic_regression", "knn", "random_forest")
 class Demo(options.Common):
     """Samples tasks, pretrains a small network on them from random weights, and lets it predict real data sets.
 
-    The data are the four classification sets that ship with scikit-learn, in repeated stratified splits, against logistic
-    regression, k nearest neighbours and a random forest. Nothing is downloaded. Writes report.html and the weights.
+    The data are the four classification sets that ship with scikit-learn, in repeated stratified splits, against
+    logistic regression, k nearest neighbours and a random forest. Nothing is downloaded. Writes report.html and the
+    weights.
     """
 
     HOST_DEVICES: ClassVar[int] = 0  # one per core, as in pretraining
@@ -103,7 +104,9 @@ class Demo(options.Common):
             tasks=self.tasks or None, log=output.log_event,
         )  # fmt: skip
 
-    def _report(self, out: Path, result: Any, tasks: list, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    def _report(
+        self, out: Path, result: Any, tasks: list, history: list[dict[str, Any]], summary: dict[str, Any]
+    ) -> None:
         from priorax.eval.report import Section, evaluation_report
 
         extra = [Section("This run", _facts(summary), "Times in seconds; compiling is included.")]
@@ -119,8 +122,8 @@ class Demo(options.Common):
             extra.append(
                 Section(
                     "Tasks it learned from", figure_html(figure, "six tasks with graphs", "png"),
-                    "Above: rows by the two columns that tell the classes apart best. Below: the causal graph each table "
-                    "was drawn from; grey nodes are hidden, blue ones are shown as columns, orange is the label.",
+                    "Above: rows by the two columns that tell the classes apart best. Below: the causal graph each "
+                    "table was drawn from; grey nodes are hidden, blue ones shown as columns, orange is the label.",
                 )
             )  # fmt: skip
         except Exception as error:
@@ -149,6 +152,8 @@ def _pretrain(recipe: Any, out: Path, seed: int, seconds: float, quiet: bool) ->
     trained = pretrain(recipe, out, seed=seed, time_limit=seconds, quiet=quiet)
     if trained.interrupted:
         raise output.Interrupted(int(trained.interrupted), f"stopped while pretraining; the run is in {out}")
+    if not trained.steps:
+        raise ConfigError(f"the {seconds:.0f} s for pretraining were spent on compiling; give more --time-limit")
     path = out / "metrics.jsonl"
     history = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return trained, history

@@ -14,8 +14,8 @@ from priorax.configs.errors import ConfigError, DataError, ThresholdError
 class Evaluate(options.OutDir):
     """Compares networks with baselines on real data sets: scores, ranks, intervals, times, and a report in one file.
 
-    Runs offline on the sets that ship with scikit-learn, on local files, and on an OpenML cache (--openml-cache). A killed
-    run goes on with --resume.
+    Runs offline on the sets that ship with scikit-learn, on local files, and on an OpenML cache (--openml-cache). A
+    killed run goes on with --resume.
     """
 
     suite: str = "bundled"
@@ -111,7 +111,9 @@ def score_table(result: Any, board: list[dict[str, Any]]) -> str:
 
 
 def _show(result: Any, board: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    print(f"ROC AUC (one versus rest) on {result.suite}, protocol {result.protocol.name}, {len(result.tasks)} data sets")
+    print(
+        f"ROC AUC (one versus rest) on {result.suite}, protocol {result.protocol.name}, {len(result.tasks)} data sets"
+    )
     print(score_table(result, board))
     for problem in summary["skipped"]:
         print(f"{problem['status']}: {problem['method']} on {problem['data']}: {problem['reason']}")
@@ -149,7 +151,9 @@ def _compared(result: Any, path: Path) -> list[str]:
     table_io.columns(old, ["method", "data", "metric", "value", "fold"], path)
     fold = -1 if result.protocol.pooled else None
     before: dict[str, list[float]] = {}
-    for method, data, metric, value, f in zip(*(old[k] for k in ("method", "data", "metric", "value", "fold")), strict=True):
+    for method, data, metric, value, f in zip(
+        *(old[k] for k in ("method", "data", "metric", "value", "fold")), strict=True
+    ):
         if method.startswith("priorax") and metric == "roc_auc" and (int(f) == -1) == (fold == -1):
             before.setdefault(data, []).append(float(value))
     lines = []

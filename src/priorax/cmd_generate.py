@@ -16,8 +16,8 @@ from priorax.configs.errors import ConfigError
 class Generate(options.OutDir):
     """Writes synthetic tasks to disk.
 
-    The bytes depend on the prior, the seed, the shape, the JAX version and the kind of device, and on nothing else: a dump
-    made in shards, or killed and resumed, equals the one made at once. Any setting of the prior can be overridden:
+    The bytes depend on the prior, the seed, the shape, the JAX version and the kind of device, and on nothing else: a
+    dump made in shards, or killed and resumed, equals the one made at once. Any setting of the prior can be overridden:
     --components.0.laws.label-noise-rate 0.5
     """
 
@@ -52,7 +52,7 @@ class Generate(options.OutDir):
     shard: str = "0/1"
     """I/N: write only the files I, I+N, I+2N, ... of the dump."""
     missing: Literal["auto", "keep", "impute", "none"] = "auto"
-    """Missing values: keep them, fill them from the context rows, or draw none. auto keeps them where the format can."""
+    """Missing values: keep them, fill them from context rows, or draw none. auto keeps them where the format can."""
     with_graph: options.Switch = False
     """Store the causal graph of every task."""
     verify: options.Switch = False

@@ -15,7 +15,8 @@ from priorax.configs.errors import ConfigError
 class InspectPrior(options.Common):
     """Samples a prior and reports sizes, balance, column kinds, missing values, graphs, and how well a forest predicts.
 
-    With --out, writes report.html (one file, no network) and the figures as PNG. Settings of the prior can be overridden:
+    With --out, writes report.html (one file, no network) and the figures as PNG. Settings of the prior can be
+    overridden:
     --components.0.laws.missing-rate 1
     """
 
@@ -45,7 +46,9 @@ class InspectPrior(options.Common):
         from priorax.configs import config_digest, load_prior
 
         if self.n_tasks < 1 or self.forest_tasks < 0:
-            raise ConfigError(f"--n-tasks is {self.n_tasks}, --forest-tasks is {self.forest_tasks}; need at least 1 and 0")
+            raise ConfigError(
+                f"--n-tasks is {self.n_tasks}, --forest-tasks is {self.forest_tasks}; need at least 1 and 0"
+            )
         prior = load_prior(self.prior, overrides=settings)
         out = output.open_out(self.out, overwrite=self.overwrite) if self.out else None
         try:
@@ -72,10 +75,16 @@ class InspectPrior(options.Common):
         if self.json:
             output.emit_json(result)
             return
-        print(f"prior {prior.name} (version {prior.version}), {len(tasks)} tasks of {self.rows} x {self.columns}, seed {self.seed}")
+        print(
+            f"prior {prior.name} (version {prior.version}), {len(tasks)} tasks of {self.rows} x {self.columns}, seed {self.seed}"
+        )
         rows = [
             (k, *(f"{v[q]:g}" if v.get(q) is not None else "" for q in ("mean", "q05", "median", "q95")))
-            for k, v in {**result["table"], **result["graph"], "ROC AUC of a random forest": result["forest_roc_auc"]}.items()
+            for k, v in {
+                **result["table"],
+                **result["graph"],
+                "ROC AUC of a random forest": result["forest_roc_auc"],
+            }.items()
         ]
         print(output.table(rows, ("", "mean", "5 %", "median", "95 %")))
         if out:

@@ -15,7 +15,8 @@ from priorax.configs.errors import ConfigError, DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict(options.Common):
-    """Predicts the rows of a table from the labelled rows of another; nothing is trained and nothing leaves the machine.
+    """Predicts the rows of a table from the labelled rows of another; nothing is trained and nothing leaves the
+    machine.
 
     CSV, TSV, JSON lines, Parquet and Arrow files, in and out. Columns are matched by name. When the test table has the
     target column too, the score is printed beside the predictions.
@@ -71,7 +72,10 @@ class Predict(options.Common):
             raise DataError(f"{self.test} holds no rows")
         probabilities, classes, seconds = self._predict(x_train, labels, x_test, names)
         predicted = [classes[k] for k in probabilities.argmax(1)]
-        table: table_io.Table = {"id": test[self.id] if self.id else list(range(len(predicted))), "prediction": predicted}
+        table: table_io.Table = {
+            "id": test[self.id] if self.id else list(range(len(predicted))),
+            "prediction": predicted,
+        }
         if self.proba:
             table |= {f"proba_{c}": probabilities[:, k].tolist() for k, c in enumerate(classes)}
         self._finish(out, table, test, x_train, classes, seconds)

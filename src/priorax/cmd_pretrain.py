@@ -15,8 +15,8 @@ from priorax.configs.errors import ConfigError
 class Pretrain(options.OutDir):
     """Pretrains a network from a recipe; tasks are sampled inside the training step, no files in between.
 
-    Any setting of the recipe can be overridden: --train.learning-rate 2e-3 --model.width 96 --shapes.0.tasks 16. Ctrl-C or
-    SIGTERM saves and ends; --resume goes on from the last checkpoint.
+    Any setting of the recipe can be overridden: --train.learning-rate 2e-3 --model.width 96 --shapes.0.tasks 16.
+    Ctrl-C or SIGTERM saves and ends; --resume goes on from the last checkpoint.
     """
 
     TAKES_SETTINGS = True
@@ -34,8 +34,8 @@ class Pretrain(options.OutDir):
     seed: int = 0
     """Seed of weights and tasks."""
     host_devices: int = 0
-    """Parts to split a CPU into; tasks are shared out among them. 0: one per core, which on two cores trained 1.8 times as
-    fast as one device with two threads."""
+    """Parts to split a CPU into; tasks are shared out among them. 0: one per core, which on two cores trained 1.8
+    times as fast as one device with two threads."""
     dry_run: options.Switch = False
     """Show the resolved recipe, train nothing."""
 

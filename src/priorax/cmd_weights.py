@@ -21,7 +21,10 @@ class WeightsList(options.Common):
         if self.json:
             output.emit_json(rows)
             return
-        cells = [(r["name"], r["licence"], f"{r['parameters']:,}", f"{r['bytes'] / 1e6:.2f} MB", r["sha256"][:12]) for r in rows]
+        cells = [
+            (r["name"], r["licence"], f"{r['parameters']:,}", f"{r['bytes'] / 1e6:.2f} MB", r["sha256"][:12])
+            for r in rows
+        ]
         print(output.table(cells, ("name", "licence", "parameters", "size", "sha256")))
 
 
@@ -78,7 +81,9 @@ class WeightsPack(options.Common):
         if self.json:
             output.emit_json(result)
         else:
-            print(f"{len(files)} files, {result['bytes'] / 1e6:.2f} MB in {self.out}; priorax weights unpack joins them")
+            print(
+                f"{len(files)} files, {result['bytes'] / 1e6:.2f} MB in {self.out}; priorax weights unpack joins them"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,9 @@ def seconds(text: str, flag: str) -> float:
       ConfigError: the text is no duration, or not above zero.
     """
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower())
-    total = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    total = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
     if not total > 0:
         raise ConfigError(f"{flag} is {text!r}; write a duration above zero, e.g. 90, 8m or 1h30m")
     return total

@@ -218,7 +218,9 @@ class Progress:
 
     def advance(self, n: int, extra: str = "") -> None:
         self.done += n
-        text = f"{self.done:,}/{self.total:,} {self.unit}, {self.rate():,.0f} {self.unit}/s{', ' if extra else ''}{extra}"
+        text = (
+            f"{self.done:,}/{self.total:,} {self.unit}, {self.rate():,.0f} {self.unit}/s{', ' if extra else ''}{extra}"
+        )
         if self.bar is not None:
             self.bar.update(self.row, completed=self.done, extra=text)
         elif time.monotonic() - self.last >= self.every_s:

@@ -33,7 +33,7 @@ def layers(graph: TaskGraph) -> np.ndarray:
 
 
 def draw_graph(axes: Any, graph: TaskGraph, names: bool = True) -> None:
-    """The causal graph, causes left, effects right: hidden nodes grey, nodes shown as columns blue, the label orange."""
+    """The causal graph, causes left, effects right: hidden nodes grey, nodes shown as columns blue, label orange."""
     depth = layers(graph)
     depth[graph.target_node] = depth.max() + (depth.argmax() != graph.target_node)
     place = np.zeros((graph.n_nodes, 2))
@@ -55,7 +55,9 @@ def draw_graph(axes: Any, graph: TaskGraph, names: bool = True) -> None:
             columns = np.flatnonzero(graph.node_of_feature == node)
             text = "y" if node == graph.target_node else ",".join(f"x{c}" for c in columns[:3])
             text += ",…" if len(columns) > 3 else ""
-            axes.annotate(text, place[node], xytext=(0, 8), textcoords="offset points", ha="center", fontsize=6, zorder=4)
+            axes.annotate(
+                text, place[node], xytext=(0, 8), textcoords="offset points", ha="center", fontsize=6, zorder=4
+            )
     axes.set_axis_off()
     axes.margins(0.15)
 

@@ -14,7 +14,9 @@ from priorax.priors import sample
 from priorax.priors.records import TaskRecord, graphs, impute, records
 
 
-def draw(prior: PriorConfig, seed: int, ids: Sequence[int], rows: int, columns: int, graph: bool = False) -> list[TaskRecord]:
+def draw(
+    prior: PriorConfig, seed: int, ids: Sequence[int], rows: int, columns: int, graph: bool = False
+) -> list[TaskRecord]:
     """Tasks of a prior as host records."""
     batch = sample(prior, seed, ids, rows=rows, columns=columns, with_scm=graph)
     found = graphs(batch.scm) if graph else None
@@ -61,14 +63,16 @@ def per_graph(tasks: Sequence[TaskRecord]) -> dict[str, np.ndarray]:
 
 
 def learnability(tasks: Sequence[TaskRecord], seed: int) -> np.ndarray:
-    """f64[tasks], ROC AUC (one versus rest) of a random forest on the query rows; 0.5 is a guess, NaN where undefined."""
+    """f64[tasks], ROC AUC (one versus rest) of a random forest on the query rows; NaN where undefined."""
     from sklearn.ensemble import RandomForestClassifier
 
     from priorax.eval.metrics import score
 
     found = []
     for t in map(impute, tasks):
-        forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=seed).fit(t.x[: t.n_context], t.y[: t.n_context])
+        forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=seed).fit(
+            t.x[: t.n_context], t.y[: t.n_context]
+        )
         values, _ = score(t.y[t.n_context :], forest.predict_proba(t.x[t.n_context :]))
         found.append(values.get("roc_auc", np.nan))
     return np.array(found, float)

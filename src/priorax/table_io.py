@@ -1,7 +1,7 @@
 """Tables from and to CSV, TSV, JSON lines, Parquet and Arrow files, without a dataframe library.
 
-A table is a dict of column name -> list of raw cells: text, numbers, truth values, dates, or None for a missing one. Text
-files hold only text, so whether a column is numeric is decided later, from the training table alone (`typed`).
+A table is a dict of column name -> list of raw cells: text, numbers, truth values, dates, or None for a missing one.
+Text files hold only text, so whether a column is numeric is decided later, from the training table alone (`typed`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def _read_jsonl(path: Path) -> Table:
                 raise DataError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
             for name, value in row.items():
                 if isinstance(value, (dict, list)):
-                    raise DataError(f'{path}, line {number}: column "{name}" holds {type(value).__name__}, not one value')
+                    raise DataError(
+                        f'{path}, line {number}: column "{name}" holds {type(value).__name__}, not one value'
+                    )
                 table.setdefault(name, [None] * count).append(value)
             count += 1
             for values in table.values():
@@ -164,7 +166,9 @@ def typed(train: Table, test: Table, test_path: Path) -> tuple[np.ndarray, np.nd
         else:
             numeric = all(c is None or (isinstance(c, str) and _number(c) is not None) for c in cells)
         if not numeric:
-            if any(isinstance(c, str) for c in cells):  # categories written as text in one file, as numbers in the other
+            if any(
+                isinstance(c, str) for c in cells
+            ):  # categories written as text in one file, as numbers in the other
                 out[1][:, j] = [c if c is None or isinstance(c, str) else str(c) for c in test[name]]
             continue
         out[0][:, j] = [_number(c) if isinstance(c, str) else c for c in cells]
@@ -172,10 +176,14 @@ def typed(train: Table, test: Table, test_path: Path) -> tuple[np.ndarray, np.nd
             if isinstance(c, str):
                 number = _number(c)
                 if number is None:
-                    raise DataError(f'{test_path}, row {i + 1}: column "{name}" is numeric in the training table, here "{c}"')
+                    raise DataError(
+                        f'{test_path}, row {i + 1}: column "{name}" is numeric in the training table, here "{c}"'
+                    )
                 out[1][i, j] = number
     for array in out:
-        for i, j in zip(*np.nonzero([[isinstance(c, float) and math.isnan(c) for c in row] for row in array]), strict=True):
+        for i, j in zip(
+            *np.nonzero([[isinstance(c, float) and math.isnan(c) for c in row] for row in array]), strict=True
+        ):
             array[i, j] = None
     return out[0], out[1]
 

@@ -245,7 +245,9 @@ def test_prompt_budget_keeps_every_class(tasks):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, COLUMNS), st.integers(4, ROWS - 1)), min_size=1, max_size=6), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.integers(1, COLUMNS), st.integers(4, ROWS - 1)), min_size=1, max_size=6), st.integers(1, 4)
+)
 def test_grouping_loses_no_task_and_only_trims(shapes, size):
     tasks = [make_task(i, width=w, context=c) for i, (w, c) in enumerate(shapes * size)]
     grouped = group_equal(tasks, size)

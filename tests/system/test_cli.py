@@ -19,7 +19,9 @@ def weights(tmp_path_factory):
     """An untrained network: enough for everything but good predictions."""
     from priorax.models import ModelConfig, init_params, save_weights
 
-    cfg = ModelConfig(width=16, heads=1, layers=2, hidden=32, decoder_hidden=16, thinking_rows=4, max_rows=512, max_columns=20)
+    cfg = ModelConfig(
+        width=16, heads=1, layers=2, hidden=32, decoder_hidden=16, thinking_rows=4, max_rows=512, max_columns=20
+    )
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_weights(path, cfg, init_params(cfg, 0), {"recipe": "none"})
     return path
@@ -34,7 +36,9 @@ def tables(tmp_path):
         lines = ["id,age,job,y"]
         for i in range(n):
             age = draw.uniform(20, 60)
-            lines.append(f"{name}{i},{'' if i % 7 == 0 else round(age, 1)},{draw.choice(['nurse', 'clerk'])},{'old' if age > 40 else 'young'}")
+            lines.append(
+                f"{name}{i},{'' if i % 7 == 0 else round(age, 1)},{draw.choice(['nurse', 'clerk'])},{'old' if age > 40 else 'young'}"
+            )
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -153,7 +157,9 @@ def test_predict_writes_ids_and_probabilities(capsys, tables, weights):
             "--model", weights, "--n-estimators", "1"]  # fmt: skip
     code, text, _ = run(capsys, *base, "--out", tables / "p.csv", "--json")
     summary = json.loads(text)
-    assert code == 0 and summary["rows"] == 20 and summary["classes"] == ["old", "young"] and 0 <= summary["accuracy"] <= 1
+    assert (
+        code == 0 and summary["rows"] == 20 and summary["classes"] == ["old", "young"] and 0 <= summary["accuracy"] <= 1
+    )
     lines = (tables / "p.csv").read_text().splitlines()
     assert lines[0] == "id,prediction,proba_old,proba_young" and len(lines) == 21
     first = lines[1].split(",")
@@ -186,7 +192,9 @@ def test_predict_names_what_is_wrong(capsys, tables, weights):
 def test_checkpoint_commands(capsys, weights):
     code, text, _ = run(capsys, "inspect", "checkpoint", weights, "--json")
     facts = json.loads(text)
-    assert code == 0 and facts["licence"] == "Apache-2.0" and facts["self_test"] == "passed" and facts["parameters"] > 1000
+    assert (
+        code == 0 and facts["licence"] == "Apache-2.0" and facts["self_test"] == "passed" and facts["parameters"] > 1000
+    )
     assert run(capsys, "weights", "verify", weights)[0] == 0
     damaged = weights.with_name("damaged.safetensors")
     raw = bytearray(weights.read_bytes())

@@ -14,7 +14,11 @@ cells = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), s
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=8)
 
 
-@given(st.lists(st.tuples(cells, words.filter(lambda w: w.strip().lower() not in table_io.MISSING)), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(cells, words.filter(lambda w: w.strip().lower() not in table_io.MISSING)), min_size=1, max_size=8
+    )
+)
 def test_csv_and_jsonl_round_trip(rows):
     import tempfile
     from pathlib import Path

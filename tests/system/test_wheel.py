@@ -102,7 +102,9 @@ def test_wheel_in_a_clean_environment(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
     subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True, timeout=1200)
-    run = subprocess.run([str(python), "-c", SMOKE.format(root=str(ROOT))], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run(
+        [str(python), "-c", SMOKE.format(root=str(ROOT))], cwd=tmp_path, capture_output=True, text=True
+    )
     assert run.returncode == 0 and run.stdout.strip() == "ok", run.stderr[-3000:]
     script = python.parent / "priorax"
     found = subprocess.run([str(script), "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True)
