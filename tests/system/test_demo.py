@@ -44,14 +44,20 @@ def test_progress_is_on_stderr(demo):
     assert "tasks/s" in err and "1/3" in err and "3/3" in err
 
 
-def test_weights_are_usable_and_a_second_demo_replaces_the_first(demo, run_cli):
-    folder, _, _ = demo
-    done = run_cli("weights", "verify", folder / "model.safetensors")
-    assert done.returncode == 0, done.stderr
-    (folder / "left-over").write_text("from the first")
-    done = run_cli("demo", "--recipe", "smoke", "--tasks", "iris", "--quiet", cwd=folder.parent, timeout=600)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert not (folder / "left-over").exists() and (folder / "summary.json").exists()
+def test_weights_are_usable(demo, capsys):
+    from priorax.cli import main
+
+    assert main(["weights", "verify", str(demo[0] / "model.safetensors")]) == 0
+    assert "intact" in capsys.readouterr().out
+
+
+def test_a_second_demo_replaces_the_first(demo, tmp_path):
+    import shutil
+
+    from priorax.cmd_demo import Demo
+
+    folder = shutil.copytree(demo[0], tmp_path / "again")
+    assert Demo(out=folder)._open() == folder and not list(folder.iterdir())
 
 
 def test_a_folder_of_someone_else_is_not_replaced(run_cli, tmp_path):
