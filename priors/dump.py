@@ -11,7 +11,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ from .writers_text import SCHEMAS, dataset_info
 
 CHUNK = 512
 """Tasks sampled at once: a whole number of the engine's cycles through its cohorts."""
+
+AHEAD = 2
+"""Chunks sampled while another is written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,21 +133,36 @@ class DumpSpec:
 
 
 def chunks(spec: DumpSpec, ids: range) -> Iterator[list[TaskRecord]]:
-    """Samples tasks on the device, `CHUNK` at a time, and hands them over as host records."""
-    prior = spec.drawn_prior
+    """Samples tasks on the device, `CHUNK` at a time, and hands them over as host records, in order.
+
+    Two chunks are sampled ahead in threads while the caller writes: JAX works outside Python's lock.
+    """
     step = CHUNK if not FORMATS[spec.format].grouped else max(CHUNK // spec.group_size, 1) * spec.group_size
     step = min(step, spec.shard_size, spec.n_tasks)
-    for start in range(ids.start, ids.stop, step):
-        some = range(start, min(start + step, ids.stop))
-        # Always a whole step, so that a short tail compiles no second program.
-        drawn = range(start, min(start + step, MAX_TASK_ID + 1))
-        batch = sample(prior, spec.seed, drawn, rows=spec.rows, columns=spec.columns, context=spec.context,
-                       with_scm=spec.with_graph)  # fmt: skip
-        found = graphs(batch.scm) if spec.with_graph else None
-        out = records(jax.device_get(dataclasses.replace(batch, scm=None)), some, found)
-        if not all(np.isfinite(t.x).all() or not np.isinf(t.x).any() for t in out):
-            raise DataError(f"a task among {some.start} .. {some.stop - 1} holds an infinity; please report the seed")
-        yield [impute(t) for t in out] if spec.missing == "impute" else out
+    starts = iter(range(ids.start, ids.stop, step))
+
+    def draw(start: int) -> list[TaskRecord]:
+        return _draw(spec, range(start, min(start + step, ids.stop)), step)
+
+    yield draw(next(starts))  # alone: it compiles, which two threads would do twice
+    with ThreadPoolExecutor(max_workers=AHEAD) as pool:
+        running = deque(pool.submit(draw, start) for start in islice(starts, AHEAD))
+        while running:
+            done = running.popleft().result()
+            running.extend(pool.submit(draw, start) for start in islice(starts, 1))
+            yield done
+
+
+def _draw(spec: DumpSpec, ids: range, step: int) -> list[TaskRecord]:
+    # Always a whole step, so that a short tail compiles no second program.
+    drawn = range(ids.start, min(ids.start + step, MAX_TASK_ID + 1))
+    shape = {"rows": spec.rows, "columns": spec.columns, "context": spec.context}
+    batch = sample(spec.drawn_prior, spec.seed, drawn, **shape, with_scm=spec.with_graph)
+    found = graphs(batch.scm) if spec.with_graph else None
+    out = records(jax.device_get(dataclasses.replace(batch, scm=None)), ids, found)
+    if any(np.isinf(t.x).any() for t in out):
+        raise DataError(f"a task among {ids.start} .. {ids.stop - 1} holds an infinity; please report the seed")
+    return [impute(t) for t in out] if spec.missing == "impute" else out
 
 
 def write_dump(
