@@ -21,6 +21,7 @@ import numpy as np
 
 from ..configs.errors import ConfigError, NumericalError
 from ..configs.files import write_text
+from ..configs.interrupt import StopFlag
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig, load_prior
 from ..configs.recipe import Recipe
@@ -29,7 +30,6 @@ from ..models.weights import save_weights
 from ..priors import make_sampler
 from .checkpoints import list_checkpoints, restore_latest, save_checkpoint
 from .curriculum import Pace, pick_shape
-from .interrupt import StopFlag
 from .logs import MetricsFile, Progress
 from .state import TrainState, init_state
 from .step import SamplerFactory, make_dispatch, pick_devices, place

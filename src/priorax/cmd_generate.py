@@ -10,6 +10,7 @@ import tyro
 
 from priorax import options, output
 from priorax.configs.errors import ConfigError
+from priorax.configs.interrupt import StopFlag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Generate(options.OutDir):
         output.write_run(out, "generate", spec.summary())
         mine = sum(len(spec.part_ids(p)) for p in range(shard[0], spec.n_parts, shard[1]))
         progress = output.Progress(mine, "tasks")
-        with output.stop_flag() as flag:
+        with StopFlag() as flag:
             try:
                 result = dump.write_dump(spec, out, shard=shard, on_tasks=progress.advance, stop=lambda: bool(flag))
             finally:

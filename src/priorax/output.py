@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +26,6 @@ class Interrupted(PrioraxError):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
-
-
-class StopFlag:
-    """Set by the first SIGINT or SIGTERM; the second one ends the process at once.
-
-    Long loops look at ``flag.signal`` between units of work, save, and raise `Interrupted`.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
-            os._exit(128 + number)
-        self.signal = number
-        log(f"{signal.Signals(number).name}: finishing the current unit and saving; again to stop at once")
-
-
-@contextlib.contextmanager
-def stop_flag() -> Iterator[StopFlag]:
-    """Catches SIGINT and SIGTERM inside the block (main thread only) and restores the old handlers after it."""
-    flag, old = StopFlag(), {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, flag._handle)
-    except ValueError:  # not the main thread: the caller's signals stay its own
-        pass
-    try:
-        yield flag
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 _mode = {"quiet": False, "json": False}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the dispatch in flight, with a checkpoint."""
+"""Ctrl-C and SIGTERM end long work after the unit in flight, saved."""
 
 from __future__ import annotations
 
