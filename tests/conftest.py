@@ -58,3 +58,17 @@ def run_cli():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_compiled_programs():
+    """Drops compiled programs after every test file. Each holds dozens of memory maps, and a process that keeps those of the
+    whole suite reaches the system's limit on maps (65,530 by default on Linux) and crashes."""
+    yield
+    if "jax" in sys.modules:
+        import gc
+
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
