@@ -1,7 +1,7 @@
 """Addressed randomness: every number of a task is a hash of (seed, task id, purpose, index), never a place in a stream.
 
 A `Stream` is two 32-bit words. `task_stream` derives a task's words from JAX's own threefry key; below it numbers come
-from a counter-based integer hash, because a task needs some 50,000 of them and on a CPU threefry would be a third of the
+from a counter-based integer hash, because a task needs tens of thousands of them and on a CPU threefry would be a large part of the
 whole cost. The hash is two rounds of the "lowbias32" finaliser (C. Wellons, "Prospecting for Hash Functions", 2018), one
 per word. It is fit for simulation, not for cryptography.
 

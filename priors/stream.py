@@ -40,7 +40,7 @@ def sample(
       seed: any integer in [0, 2**63).
       task_ids: integers in [0, 2**32), any order, repeats allowed.
       rows, columns, context: the table shape (see `TableShape`); part of what a task is.
-      with_scm: also return the structural causal models (`batch.scm`), about 100 KB a task.
+      with_scm: also return the structural causal models (`batch.scm`), about 120 KB a task at the default sizes.
       lanes: tasks computed together. Equal bits are promised for equal lanes, JAX version and kind of device; another
         value changes last bits only.
 

@@ -34,8 +34,8 @@ class Pretrain(options.OutDir):
     seed: int = 0
     """Seed of weights and tasks."""
     host_devices: int = 0
-    """Parts to split a CPU into; tasks are shared out among them. 0: one per core, which on two cores trained 1.8
-    times as fast as one device with two threads."""
+    """Parts to split a CPU into; tasks are shared out among them. 0: one per core. `priorax bench train
+    --host-devices N` measures what that gains."""
     dry_run: options.Switch = False
     """Show the resolved recipe, train nothing."""
 

@@ -30,8 +30,8 @@ def prepare(device: str = "auto", host_devices: int = 1) -> None:
 
     Args:
       device: ``auto`` takes what JAX finds; ``cpu``, ``gpu`` or ``tpu`` insist.
-      host_devices: devices to split the CPU into. Two devices keep two cores busier than one device with two threads
-        when the work is many small tables; training prefers one.
+      host_devices: devices to split the CPU into. One device per core keeps the cores busier than one device
+        with several threads when the work is many small tables.
 
     Raises:
       ConfigError: jax is already imported and its settings can no longer be changed; or the device is unknown.
