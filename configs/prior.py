@@ -11,9 +11,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from .load import load_preset
+import yaml
 
-ENGINE_VERSION = "1"
+from .errors import ConfigError
+from .load import load_preset, load_yaml, nearest
+
+ENGINE_VERSION = "2"
 
 class _Weights:
     """Relative weights of the members of a family; they need not sum to one. Naming one in a file leaves the rest at 0."""
@@ -51,6 +54,7 @@ class FamilyWeights(_Weights):
     fourier: float = 0.0
     quadratic: float = 0.0
     experts: float = 0.0
+    levels: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,8 @@ class RootWeights(_Weights):
     heavy_tailed: float = 0.0
     categorical: float = 0.0
     low_rank: float = 0.0
+    zipf: float = 0.0
+    grouped: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,7 @@ class CategoricalWeights(_Weights):
     ordered: float = 0.0
     unordered: float = 0.0
     prototype: float = 0.0
+    many: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +182,14 @@ class Sizes:
     anchors: int = 16
     reference_rows: int = 128
     levels: int = 32
+    many_levels: int = 256
     classes: int = 10
     drivers: int = 4
     cohort: int = 64
 
     def __post_init__(self) -> None:
         low = dict(roots=1, instructions=1, width=2, inputs=2, hidden=2, trees=1, tree_depth=1, deep_tree_depth=1,
-                   frequencies=1, anchors=2, reference_rows=32, levels=2, classes=2, drivers=2, cohort=8)  # fmt: skip
+                   frequencies=1, anchors=2, reference_rows=32, levels=2, many_levels=2, classes=2, drivers=2, cohort=8)  # fmt: skip
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise ValueError(f"sizes.{name} is {getattr(self, name)}; it must be at least {least}")
@@ -216,11 +224,13 @@ class Laws:
     instructions: tuple[float, float] = (2.0, 20.0)
     edge_rate: tuple[float, float] = (0.15, 0.9)  # Erdős–Rényi and layered graphs
     redirect_rate: tuple[float, float] = (0.2, 0.8)
+    node_width: tuple[float, float] = (1.0, 6.0)  # coordinates of a node; (1, 1) makes every node a scalar
     carriers: tuple[float, float] = (0.2, 1.0)  # share of the nodes that may show a column
+    clique_rate: float = 0.3  # share of tasks whose columns come from neighbouring nodes, not scattered ones
     # mechanisms
     family: FamilyWeights = FamilyWeights(
         linear=0.6, mlp=1.6, deep_mlp=1.0, oblivious_trees=1.6, deep_tree=1.0, prototypes=1.0, soft_prototypes=1.0,
-        fourier=1.0, quadratic=0.7, experts=1.0,
+        fourier=1.0, quadratic=0.7, experts=1.0, levels=0.5,
     )  # fmt: skip
     family_spread: tuple[float, float] = (0.0, 2.5)  # how strongly a cohort favours a few families
     combine: CombineWeights = CombineWeights(0.6, 0.15, 0.1, 0.075, 0.075)
@@ -228,7 +238,7 @@ class Laws:
     weight_decay: tuple[float, float] = (0.0, 2.0)  # exponent of the power law over an instruction's inputs
     frequency: tuple[float, float] = (0.2, 2.0)  # length scale range of Fourier features
     # noise
-    root: RootWeights = RootWeights(0.3, 0.15, 0.25, 0.05, 0.1, 0.15)
+    root: RootWeights = RootWeights(0.3, 0.15, 0.25, 0.05, 0.1, 0.15, 0.04, 0.06)
     root_activation_rate: float = 0.5
     noiseless_rate: float = 0.3
     noise_level: tuple[float, float] = (0.01, 0.7)
@@ -236,10 +246,14 @@ class Laws:
     heteroscedastic_rate: float = 0.2
     # observation
     numeric_column: NumericWeights = NumericWeights(0.45, 0.12, 0.08, 0.06, 0.06, 0.08, 0.05, 0.04, 0.06)
-    categorical_column: CategoricalWeights = CategoricalWeights(0.35, 0.35, 0.3)
+    categorical_column: CategoricalWeights = CategoricalWeights(0.35, 0.35, 0.3, 0.1)
     categorical_share: tuple[float, float] = (-0.6, 1.1)  # clipped to [0, 1]: some tables have none, some nothing else
     levels: tuple[float, float] = (2.0, 12.0)
+    many_levels: tuple[float, float] = (12.0, 200.0)  # of `many` columns and `levels` mechanisms
     mix_rate: float = 0.3  # share of columns that add a second dimension of their node
+    duplicate_rate: float = 0.15  # share of cohorts with near-copies of columns
+    duplicate_share: tuple[float, float] = (0.1, 0.6)  # share of their numeric columns that are near-copies
+    duplicate_noise: tuple[float, float] = (0.003, 0.5)  # noise added to a copy
     # target
     classes_two_rate: float = 0.45
     target: TargetWeights = TargetWeights(0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
@@ -249,6 +263,11 @@ class Laws:
     label_noise: tuple[float, float] = (0.005, 0.15)
     rule: RuleWeights = RuleWeights(0.35, 0.3, 0.1, 0.1, 0.15)
     # corruption
+    outlier_rate: float = 0.08  # share of cohorts with outliers in numeric columns
+    outlier_share: tuple[float, float] = (0.001, 0.03)  # of the cells
+    outlier_size: tuple[float, float] = (3.0, 30.0)  # in standard deviations of the column
+    rounding_rate: float = 0.1  # share of cohorts whose numeric columns are rounded
+    rounding_step: tuple[float, float] = (0.003, 0.5)  # in standard deviations of the column
     missing_rate: float = 0.25
     missing_share: tuple[float, float] = (0.01, 0.4)
     missing_columns: tuple[float, float] = (0.1, 1.0)
@@ -266,12 +285,13 @@ class Laws:
                 if not 0.0 <= value <= 1.0:
                     raise ValueError(f"laws.{field.name} is {value}; a rate must lie in [0, 1]")
         positive = ("roots", "instructions", "noise_level", "activation_gain", "frequency", "levels", "temperature",
-                    "class_concentration", "missing_share", "label_noise")  # fmt: skip
+                    "class_concentration", "missing_share", "label_noise", "node_width", "many_levels",
+                    "duplicate_noise", "outlier_share", "outlier_size", "rounding_step")  # fmt: skip
         for name in positive:
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be above 0")
         for name in ("context", "edge_rate", "redirect_rate", "carriers", "missing_share", "missing_columns",
-                     "label_noise"):  # fmt: skip
+                     "label_noise", "duplicate_share", "outlier_share"):  # fmt: skip
             low, high = getattr(self, name)
             if low < 0 or high > 1:
                 raise ValueError(f"laws.{name} is {(low, high)}; both ends must lie in [0, 1]")
@@ -320,7 +340,8 @@ class PriorConfig:
             )
         for c in self.components:
             for name, most in (("roots", self.sizes.roots), ("instructions", self.sizes.instructions),
-                               ("levels", self.sizes.levels)):  # fmt: skip
+                               ("levels", self.sizes.levels), ("many_levels", self.sizes.many_levels),
+                               ("node_width", self.sizes.width)):  # fmt: skip
                 if getattr(c.laws, name)[1] > most:
                     raise ValueError(
                         f"component {c.name}: laws.{name} reaches {getattr(c.laws, name)[1]:g}, sizes.{name} is {most}"
@@ -328,9 +349,45 @@ class PriorConfig:
 
 
 def load_prior(name: str | Path = "default", overrides: Mapping[str, str] | None = None) -> PriorConfig:
-    """Loads a preset by name, or a YAML file by path.
+    """Loads a preset by name, a YAML file by path, or one member of a law alone as ``LAW:MEMBER`` (see `member_names`):
+    ``family:linear`` is `graph_scm` with linear mechanisms and nothing else changed.
 
     Raises:
       ConfigError: for an unknown name (the nearest ones are named), an unknown key, or a value out of range.
     """
+    text = str(name)
+    if ":" in text and "/" not in text and not text.endswith((".yaml", ".yml")):
+        members = _members()
+        if text not in members:
+            near = nearest(text, list(members))
+            raise ConfigError(f"unknown prior {text!r}. Did you mean {near!r}? LAW:MEMBER takes one of: {', '.join(members)}")
+        component = {"name": text, "laws": members[text]}
+        source = {"name": text, "description": f"graph_scm with {text} alone.", "components": [component]}
+        return load_yaml(yaml.safe_dump(source, sort_keys=False), PriorConfig, kind="priors", overrides=overrides)
     return load_preset("priors", name, PriorConfig, overrides=overrides)
+
+
+def member_names() -> list[str]:
+    """Names that `load_prior` takes for single members: one for every member of every law, and the corruptions."""
+    return list(_members())
+
+
+def _members() -> dict[str, dict]:
+    """Member name -> the laws that show it alone."""
+    beside: dict[str, dict] = {
+        "combine": {"instructions": [8, 24]},
+        "noise": {"noiseless_rate": 0.0, "noise_level": [0.3, 0.7]},
+        "numeric_column": {"categorical_share": [0, 0]},
+        "categorical_column": {"categorical_share": [1, 1]},
+        "rule": {"target": {"rule": 1}},
+        "missing": {"missing_rate": 1.0},
+    }
+    out = {}
+    for field in dataclasses.fields(Laws):
+        if isinstance(field.default, _Weights):
+            for member in _names(type(field.default)):
+                out[f"{field.name}:{member}"] = {field.name: {member: 1}, **beside.get(field.name, {})}
+    out["corruption:outliers"] = {"outlier_rate": 1.0, "categorical_share": [0, 0]}
+    out["corruption:rounding"] = {"rounding_rate": 1.0, "categorical_share": [0, 0]}
+    out["corruption:near_copies"] = {"duplicate_rate": 1.0, "categorical_share": [0, 0]}
+    return out

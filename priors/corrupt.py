@@ -1,4 +1,5 @@
-"""Missing values: completely at random, depending on another column, or on the value that goes missing."""
+"""What happens to a table after the model made it: rounding, outliers, and values that go missing (completely at random,
+depending on another column, or on the value itself)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,43 @@ import jax.numpy as jnp
 from . import keys
 from .keys import Purpose, Stream
 from .laws import LawArrays
-from .noise import rows_uniform
+from .noise import rows_normal, rows_uniform
 from .plan import CohortPlan, TaskPlan
+
+
+def disturb(
+    cohort: CohortPlan, law: LawArrays, stream: Stream, rows: jax.Array, reference: jax.Array, columns: jax.Array,
+    numeric: jax.Array,
+) -> jax.Array:
+    """Rounds numeric columns and plants outliers in them, where the cohort has them.
+
+    Args:
+      rows: u32[r] addresses of the rows of `columns`.
+      reference: f32[L, F, m], the columns on reference rows, which give each column's standard deviation.
+      columns: f32[L, F, r].
+      numeric: bool[L, F].
+    """
+    f = columns.shape[1]
+    spread = jnp.minimum(jnp.std(reference, axis=2), 1e3)
+    own = keys.sub(stream, Purpose.CORRUPTION)
+    u = jax.vmap(lambda s: keys.uniform(s, (2,)))(own)
+    column_u = jax.vmap(lambda s: keys.uniform(keys.sub(s, 1), (f,)))(own)
+    numeric = numeric[:, :, None] & (spread > 0)[:, :, None]
+
+    def rounded(x):
+        step = jnp.maximum(spread * keys.log_between(column_u, *law["rounding_step"]), 1e-6)[:, :, None]
+        return jnp.where(numeric, jnp.round(x / step) * step, x)
+
+    def outliers(x):
+        share = keys.log_between(u[:, 0], *law["outlier_share"])[:, None, None]
+        size = keys.log_between(u[:, 1], *law["outlier_size"])[:, None, None]
+        each = jax.vmap(lambda c: keys.sub(keys.sub(stream, Purpose.CORRUPTION_ROWS), c), out_axes=1)
+        hit = rows_uniform(each(jnp.arange(f, dtype=jnp.uint32)), rows) < share
+        jump = spread[:, :, None] * size * rows_normal(each(jnp.arange(f, 2 * f, dtype=jnp.uint32)), rows)
+        return jnp.where(numeric & hit, x + jump, x)
+
+    columns = jax.lax.cond(cohort.rounded, rounded, lambda x: x, columns)
+    return jax.lax.cond(cohort.outliers, outliers, lambda x: x, columns)
 
 
 def missing_mask(

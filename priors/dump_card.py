@@ -69,7 +69,7 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
     if with_graph:
         columns |= {
             "n_nodes": ("sc:Integer", "nodes of the causal graph"),
-            "node_of_feature": ("sc:Integer", "the node each column shows"),
+            "node_of_feature": ("sc:Integer", "the node each column shows, -1 for pure noise"),
             "target_node": ("sc:Integer", "the node of the label"),
         }
     listed = {"X", "y", "feature_types", "cardinalities", "node_of_feature"}

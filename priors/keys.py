@@ -36,6 +36,16 @@ class Purpose(enum.IntEnum):
     TABLE = 13
     ROOTS = 14
     NODES = 15
+    LEVELS = 16
+    GROUPS = 17
+    GROUP_ROWS = 18
+    DUPLICATES = 19
+    DUPLICATE_ROWS = 20
+    CORRUPTION = 21
+    CORRUPTION_ROWS = 22
+    TARGET_VALUE = 23
+    TARGET_VALUE_ROWS = 24
+    INTERVENTIONS = 25
 
 
 class Stream(NamedTuple):

@@ -8,6 +8,8 @@ largest reduction of squared error, which is all dense arithmetic and runs insid
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -78,6 +80,12 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
     return jax.lax.map(score, (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32)))
 
 
+def with_learnability(batch: TaskBatch, classes: int) -> TaskBatch:
+    """The batch with `learnability_z` and `learnability_r2` in `info`."""
+    z, r2 = learnability(batch, classes)
+    return dataclasses.replace(batch, info=batch.info | {"learnability_z": z, "learnability_r2": r2})
+
+
 def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:
     """Keeps `tasks` of the batch's candidates, learnable ones first, else in order: a bounded rule without a loop.
 
@@ -95,5 +103,5 @@ def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:
     }
     return TaskBatch(
         x=out.x, y=out.y, n_features=out.n_features, n_classes=out.n_classes, n_context=out.n_context,
-        categorical=out.categorical, cardinality=out.cardinality, info=out.info | extra, scm=out.scm,
+        categorical=out.categorical, cardinality=out.cardinality, target=out.target, info=out.info | extra, scm=out.scm,
     )  # fmt: skip

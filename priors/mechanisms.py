@@ -6,7 +6,8 @@ the inputs of a few reference rows: thresholds of trees, prototypes, centres. Th
 
 Families, with the priors they generalise: linear, MLP and deep MLP (TabPFN, arXiv 2207.01848; TabICL, 2502.05564), oblivious
 and heap-shaped random trees (Mitra, 2510.21204; TabICLv2, 2602.11139), nearest and soft prototypes, random Fourier features
-of a Gaussian process (Rahimi & Recht 2007), low-rank quadratic forms, gated linear experts.
+of a Gaussian process (Rahimi & Recht 2007), low-rank quadratic forms, gated linear experts, and many-levelled
+categories with an effect of their own per level (see `levels`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import keys
 from .activations import activate
 from .keys import Stream
 from .laws import LawArrays
+from .levels import Quantiser, level_effects, level_of
 
 
 class Weights(NamedTuple):
@@ -31,6 +33,8 @@ class Weights(NamedTuple):
     relevance: jax.Array  # f32[..., P], scale of each input, root mean square 1
     gain: jax.Array  # f32[...], slope of activations
     frequency: jax.Array  # f32[...], inverse length scale
+    table: Stream  # where the effects of levels are drawn
+    cut: Quantiser  # levels of the first input
 
 
 def n_normals(sizes: Sizes) -> int:
@@ -50,8 +54,8 @@ def n_uniforms(sizes: Sizes) -> int:
     return 2 * max(sizes.trees * sizes.tree_depth, 2**sizes.deep_tree_depth, sizes.frequencies)
 
 
-def draw_weights(sizes: Sizes, law: LawArrays, stream: Stream) -> Weights:
-    """The weights of one instruction of one task."""
+def draw_weights(sizes: Sizes, law: LawArrays, stream: Stream, cut: Quantiser) -> Weights:
+    """The weights of one instruction of one task; `cut` is how the levels of its first input are read."""
     u = keys.uniform(keys.sub(stream, 0), (4,))
     decay = keys.between(u[0], *law["weight_decay"])
     raw = jnp.exp(decay * jnp.log(keys.uniform(keys.sub(stream, 1), (sizes.inputs,))))
@@ -61,6 +65,8 @@ def draw_weights(sizes: Sizes, law: LawArrays, stream: Stream) -> Weights:
         relevance=raw / jnp.sqrt(jnp.mean(raw * raw) + 1e-12),
         gain=keys.log_between(u[1], *law["activation_gain"]),
         frequency=keys.log_between(u[2], *law["frequency"]),
+        table=keys.sub(stream, 4),
+        cut=cut,
     )
 
 
@@ -210,10 +216,19 @@ def _experts(sizes: Sizes, wt: Weights, anchors, act, x):
     return jnp.sum(value.reshape(x.shape[0], e, w, -1) * gate[:, :, None, :], axis=1)
 
 
+def _levels(sizes: Sizes, wt: Weights, anchors, act, x):
+    """The first input as a category: every level has an effect of its own, beside a linear function of all inputs."""
+    p, w = sizes.inputs, sizes.width
+    own = level_effects(wt.table, level_of(wt.cut, x[:, 0]), w)
+    rest = _apply(_Take(wt.normal)(w, p) * (wt.relevance[:, None, :] * p**-0.5), x)
+    share = 0.3 + 0.7 * wt.uniform[:, 0, None, None]
+    return jnp.sqrt(share) * own + jnp.sqrt(1.0 - share) * rest
+
+
 _FAMILIES = {
     "linear": _linear, "mlp": _mlp, "deep_mlp": _deep_mlp, "oblivious_trees": _oblivious_trees, "deep_tree": _deep_tree,
     "prototypes": _prototypes, "soft_prototypes": _soft_prototypes, "fourier": _fourier, "quadratic": _quadratic,
-    "experts": _experts,
+    "experts": _experts, "levels": _levels,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ..configs.prior import CATEGORICAL_COLUMNS, NUMERIC_COLUMNS, Sizes
 from . import keys
 from .keys import Purpose, Stream
 from .laws import LawArrays
+from .levels import level_of, quantiser, rename
 from .mechanisms import MARGIN, nearest
 from .noise import rows_normal
 from .plan import CohortPlan, TaskPlan
@@ -58,7 +59,8 @@ def observe(
     """Turns node coordinates into columns.
 
     Args:
-      rows: u32[r], addresses of the rows of `values` (irrelevant columns draw noise by row).
+      rows: u32[r], addresses of the rows of `values`, reference rows first (irrelevant columns and near-copies draw noise
+        by row).
       reference: f32[L, N * W, m], coordinates of the reference rows.
       values: f32[L, N * W, r].
 
@@ -71,11 +73,20 @@ def observe(
     rows_stream = keys.sub(stream, Purpose.COLUMN_ROWS)
     latent = latent_columns(plan, values)
     latent_reference = latent_columns(plan, reference)
+    copy_rows = keys.sub(stream, Purpose.DUPLICATE_ROWS)
+    reference_rows = rows[: reference.shape[2]]
+
+    def blur(c, where, v):
+        """Noise on a near-copy; v f32[L, rows]."""
+        return v + plan.duplicate_noise[:, c, None] * rows_normal(keys.sub(copy_rows, c), where)
 
     def one(c, carry):
         columns, cardinality = carry
         v = jax.lax.dynamic_index_in_dim(latent, c, 1, keepdims=False)  # [L, r]
         ref = jax.lax.dynamic_index_in_dim(latent_reference, c, 1, keepdims=False)  # [L, m]
+        v, ref = jax.lax.cond(
+            cohort.duplicate[c], lambda a: (blur(c, rows, a[0]), blur(c, reference_rows, a[1])), lambda a: a, (v, ref)
+        )
         own = keys.sub(column_stream, 16 + c)
         u = jax.vmap(lambda s: keys.uniform(s, (4,)))(own)[:, :, None]  # [L, 4, 1]
         a, b = u[:, 0], u[:, 1]
@@ -134,6 +145,11 @@ def observe(
             code = jnp.minimum(code, levels[:, None] - 1)
             return shuffled(code, levels)
 
+        def many(_):
+            cut = quantiser(law, stream, plan.column_dim[:, c, 0])
+            names = jax.vmap(lambda s: keys.uniform(keys.sub(s, 3), (sizes.many_levels,)))(own)
+            return rename(level_of(cut, v), cut.count, names).astype(jnp.float32), cut.count
+
         kinds = {
             "identity": numeric(lambda: v),
             "kumaraswamy": numeric(kumaraswamy),
@@ -147,6 +163,7 @@ def observe(
             "ordered": ordered,
             "unordered": unordered,
             "prototype": prototype,
+            "many": many,
         }
         branches = [kinds[name] for name in NUMERIC_COLUMNS + CATEGORICAL_COLUMNS]
         column, levels = jax.lax.switch(cohort.column[c], branches, None)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..configs.prior import Sizes
+from ..configs.prior import CATEGORICAL_COLUMNS, FAMILIES, NUMERIC_COLUMNS, Sizes
 from . import keys
 from .activations import N_ACTIVATIONS
 from .graph import reachability, sample_graph
@@ -46,9 +46,12 @@ class CohortPlan(NamedTuple):
     noise: jax.Array
     n_columns: jax.Array  # no task of the cohort has more
     column: jax.Array  # i32[F]: numeric kinds first, then categorical ones
+    duplicate: jax.Array  # bool[F]: a near-copy of an earlier column
     target: jax.Array
     rule: jax.Array
     missing: jax.Array  # 0 none, else 1 + index into MISSINGNESS
+    outliers: jax.Array  # bool
+    rounded: jax.Array  # bool
 
 
 class TaskPlan(NamedTuple):
@@ -65,7 +68,11 @@ class TaskPlan(NamedTuple):
     column_node: jax.Array  # i32[F]
     column_dim: jax.Array  # i32[F, 2], flat coordinates
     column_mix: jax.Array  # f32[F], weight of the second coordinate
+    column_source: jax.Array  # i32[F], the column a near-copy copies, else itself
+    duplicate_noise: jax.Array  # f32[F], noise added to a near-copy
     target_node: jax.Array  # i32[2]; the second equals the first when one node decides the class
+    n_causes: jax.Array  # columns whose node is the target's node or an ancestor of it
+    n_effects: jax.Array  # columns whose node descends from the target's
     n_classes: jax.Array  # wanted; classes that no row falls into are dropped later
     n_context: jax.Array
 
@@ -113,6 +120,11 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
     numeric = keys.choose(column_u[:, 1], law["numeric_column"])
     categorical = keys.choose(column_u[:, 2], law["categorical_column"]) + law["numeric_column"].shape[0]
 
+    is_categorical = column_u[:, 0] < share
+    duplicate_u = keys.uniform(keys.sub(stream, 8), (f,))
+    copies = jnp.where(u[13] < law["duplicate_rate"], keys.between(u[14], *law["duplicate_share"]), 0.0)
+    corrupt_u = keys.uniform(keys.sub(stream, 9), (2,))
+
     root_u = keys.uniform(keys.sub(stream, 6), (sizes.roots, 3))
     root_activation = jnp.floor(root_u[:, 1] * N_ACTIVATIONS).astype(jnp.int32)
     missing = jnp.where(u[7] < law["missing_rate"], 1 + keys.choose(u[8], law["missing"]), 0)
@@ -131,10 +143,13 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
         end=end,
         noise=keys.choose(u[10], law["noise"]),
         n_columns=n_columns,
-        column=jnp.where(column_u[:, 0] < share, categorical, numeric),
+        column=jnp.where(is_categorical, categorical, numeric),
+        duplicate=(duplicate_u < copies) & ~is_categorical & (jnp.arange(f) > 0),
         target=keys.choose(u[11], law["target"]),
         rule=keys.choose(u[12], law["rule"]),
         missing=missing,
+        outliers=corrupt_u[0] < law["outlier_rate"],
+        rounded=corrupt_u[1] < law["rounding_rate"],
     )
     return plan, law
 
@@ -163,7 +178,7 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     parent = jnp.sum(pick * slot, axis=-1).astype(jnp.int32)
 
     nodes_u = keys.uniform(keys.sub(stream, Purpose.NODES), (n, 4))
-    width = keys.log_integer(nodes_u[:, 0], jnp.float32(1.0), jnp.float32(w))
+    width = keys.log_integer(nodes_u[:, 0], *law["node_width"])
     dim_u = keys.uniform(keys.sub(inputs_stream, 1), (s, sizes.inputs))
     inputs = parent * w + jnp.floor(dim_u * width[parent]).astype(jnp.int32)
     has_parents = degree > 0
@@ -181,6 +196,11 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     column_stream = keys.sub(stream, Purpose.COLUMNS)
     carrier_share = keys.between(u[1], *law["carriers"])
     carrier_u = keys.uniform(keys.sub(column_stream, 0), (n,))
+    # A clique of carriers: those nearest in topological order to a random node, instead of scattered ones.
+    position = jnp.cumsum(active) - 1
+    total = jnp.sum(active)
+    far = jnp.abs(position - u[6] * total) / total
+    carrier_u = jnp.where(u[7] < law["clique_rate"], jnp.clip(1.5 * far + 0.01 * carrier_u, 0.0, 1.0), carrier_u)
     carrier = active & ((carrier_u < carrier_share) | (carrier_u <= jnp.min(jnp.where(active, carrier_u, 2.0))))
     free = (carrier[:, None] & (jnp.arange(w)[None, :] < width[:, None])).reshape(-1)
     score = keys.uniform(keys.sub(column_stream, 1), (n * w,)) + jnp.where(free, 0.0, 2.0)
@@ -192,6 +212,20 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     again = jnp.arange(f) >= jnp.sum(free)
     mix = jnp.where((column_u[:, 1] < law["mix_rate"]) | again, 2.0 * column_u[:, 2] - 1.0, 0.0)
 
+    # A column with many levels shows the coordinate that a `levels` mechanism reads, where there is one.
+    reader = (cohort.family == FAMILIES.index("levels")) & alive & has_parents
+    many = cohort.column == len(NUMERIC_COLUMNS) + CATEGORICAL_COLUMNS.index("many")
+    many_u = keys.uniform(keys.sub(column_stream, 3), (f, 3))
+    read_by = keys.choose(many_u[:, 0], jnp.broadcast_to(reader.astype(jnp.float32), (f, s)))
+    flat = jnp.where(many & reader.any(), inputs[read_by, 0], flat)
+    mix = jnp.where(many, 0.0, mix)
+    source = jnp.where(cohort.duplicate, jnp.floor(many_u[:, 1] * jnp.arange(f)).astype(jnp.int32), jnp.arange(f))
+    for _ in range((f - 1).bit_length()):
+        source = source[source]  # a copy of a copy is a copy of the first one
+    flat, second, mix = flat[source], second[source], mix[source]
+    column_node = (flat // w).astype(jnp.int32)
+    duplicate_noise = jnp.where(cohort.duplicate, keys.log_between(many_u[:, 2], *law["duplicate_noise"]), 0.0)
+
     # Target: a node with parents that shares an ancestor with some column, where there is one.
     reach = reachability(parents)
     linked = (reach & (reach & carrier[None, :]).any(axis=1)[:, None]).any(axis=0) & active
@@ -199,6 +233,10 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     prefer = jnp.where(parents.any(axis=0), 2.0, 0.0) + jnp.where(linked, 4.0, 0.0) + jnp.where(active, 8.0, 0.0)
     target = jnp.argmax(prefer[:, None] + target_u, axis=0).astype(jnp.int32)
     target_node = jnp.where(u[2] < 0.3, target, target[0])
+    used = (jnp.arange(f) < n_features) & (cohort.column != NUMERIC_COLUMNS.index("irrelevant"))
+    causes = jnp.sum((reach[:, target_node[0]] | reach[:, target_node[1]])[column_node] & used)
+    effects = (reach[target_node[0]] & (slot != target_node[0])) | (reach[target_node[1]] & (slot != target_node[1]))
+    effects = jnp.sum(effects[column_node] & used)
 
     most = min(sizes.classes, shape.rows // 4)
     many = keys.log_integer(u[3], jnp.float32(min(3, most)), jnp.float32(most))
@@ -211,6 +249,8 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     return TaskPlan(
         active=active, parents=parents, inputs=inputs, has_parents=has_parents, width=width, noise_level=noise_level,
         heteroscedastic=heteroscedastic, n_features=n_features, column_node=column_node,
-        column_dim=jnp.stack([flat.astype(jnp.int32), second], axis=1), column_mix=mix, target_node=target_node,
+        column_dim=jnp.stack([flat.astype(jnp.int32), second], axis=1), column_mix=mix, column_source=source,
+        duplicate_noise=duplicate_noise, target_node=target_node, n_causes=causes.astype(jnp.int32),
+        n_effects=effects.astype(jnp.int32),
         n_classes=n_classes, n_context=n_context,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from . import keys
 from .activations import activate
 from .keys import Purpose, Stream
 from .laws import LawArrays
+from .levels import level_effects, quantiser
 from .mechanisms import Weights, apply_family, draw_weights
 from .noise import noise_from_uniform, rows_normal, rows_uniform
 from .plan import CohortPlan, TaskPlan
@@ -102,7 +103,24 @@ def root_rows(sizes: Sizes, kind: jax.Array, act: jax.Array, stream: Stream, row
         factor = rows_normal(Stream(dims.a[:, :2], dims.b[:, :2]), rows)
         return product(table[:, :, :2], factor) + 0.05 * table[:, :, 2:3] * factor[:, :1] ** 2
 
-    value = jax.lax.switch(kind, [normal, uniform, mixture, heavy_tailed, categorical, low_rank], None)
+    def zipf(_):
+        # Counts with a power-law tail, P(k >= n) = n ** -alpha, on a logarithmic scale.
+        alpha = keys.between(knob[:, 0], 0.7, 2.5)[:, None, None]
+        return jnp.log(jnp.floor(jnp.exp(jnp.minimum(-jnp.log(rows_uniform(dims, rows)) / alpha, 9.0))))
+
+    def grouped(_):
+        # Rows fall into groups (clients, sites, repeated measurements) that all grouped roots of a task share, so rows
+        # of a group resemble one another in every such root: exchangeable, not independent given the model.
+        shared = jax.vmap(lambda s: keys.uniform(s, (2,)))(keys.sub(stream, Purpose.GROUPS))
+        count = keys.log_between(shared[:, 0], jnp.float32(4.0), jnp.float32(64.0))[:, None]
+        place = rows_uniform(keys.sub(stream, Purpose.GROUP_ROWS), rows)
+        group = jnp.floor(count * jnp.exp((1.0 + 2.0 * shared[:, 1:]) * jnp.log(place))).astype(jnp.int32)
+        centre = level_effects(keys.sub(own, 2), group, w)
+        near = keys.between(knob[:, 0], 0.6, 0.98)[:, None, None]
+        return jnp.sqrt(near) * centre + jnp.sqrt(1.0 - near) * rows_normal(dims, rows)
+
+    kinds = [normal, uniform, mixture, heavy_tailed, categorical, low_rank, zipf, grouped]
+    value = jax.lax.switch(kind, kinds, None)
     correlate = jnp.where(knob[:, 3] < 0.5, 1.0, 0.0)[:, None, None]
     value = value + correlate * (product(mixing * w**-0.5, value) - value)
     return activate(act, value)
@@ -191,7 +209,8 @@ def propagate(
             )
         else:
             anchors = jax.lax.dynamic_index_in_dim(params.anchors, i, 1, keepdims=False)
-        weights: Weights = jax.vmap(lambda t: draw_weights(sizes, law, keys.sub(t, i)))(weight_stream)
+        cut = quantiser(law, stream, index[:, 0])
+        weights: Weights = jax.vmap(lambda t, q: draw_weights(sizes, law, keys.sub(t, i), q))(weight_stream, cut)
         out = apply_family(sizes, cohort.family[i], cohort.activation[i], weights, anchors, x)
         alive = jax.lax.dynamic_index_in_dim(plan.has_parents, i, 1, keepdims=False)
         out = jnp.where(alive[:, None, None], out, 0.0)

@@ -23,11 +23,11 @@ class TaskGraph:
     Attributes:
       n_nodes: nodes in use, hidden ones and the label included.
       edges: i32[E, 3], rows (source, destination, lag); the lag is 0 for tables without time.
-      node_of_feature: i32[F], the node each column shows.
+      node_of_feature: i32[F], the node each column shows; -1 for an irrelevant column, which is noise of its own.
       target_node: the label, always the last node.
       mechanism: for each node, how it is made: the law of a root, the families of a mechanism, the kind of the label.
       rule_columns: columns the label reads directly, when it is a rule over columns; its edges then come from the nodes
-        these columns show.
+        these columns show (an irrelevant one among them is a cause without a node).
     """
 
     n_nodes: int
@@ -100,7 +100,7 @@ def records(
 def graphs(scm: SCM) -> list[TaskGraph]:
     """The causal graphs of a batch of models, on the host."""
     sizes = scm.sizes
-    plan, cohort = jax.device_get((scm.plan, scm.cohort))
+    plan, cohort, shows = jax.device_get((scm.plan, scm.cohort, scm.node_of_column))
     drivers, used = (np.asarray(a) for a in rule_columns(sizes, scm.plan, scm.stream))
     found = []
     for b in range(scm.n_tasks):
@@ -108,19 +108,19 @@ def graphs(scm: SCM) -> list[TaskGraph]:
         number = np.full(sizes.nodes, -1, np.int32)
         number[active] = np.arange(len(active))
         target = len(active)
-        columns = plan.column_node[b, : plan.n_features[b]]
+        columns = shows[b, : plan.n_features[b]]
         kind = TARGETS[cohort.target[b]]
         rule = tuple(sorted(set(drivers[b][used[b]].tolist()))) if kind == "rule" else ()
         causes = columns[list(rule)] if rule else plan.target_node[b]
         sources, destinations = np.nonzero(plan.parents[b])
         edges = [(number[s], number[d], 0) for s, d in zip(sources, destinations, strict=True)]
-        edges += [(number[c], target, 0) for c in sorted(set(causes.tolist()))]
+        edges += [(number[c], target, 0) for c in sorted(set(causes.tolist()) - {-1})]
         mechanism = [_mechanism(sizes, cohort, plan, b, int(node)) for node in active]
         found.append(
             TaskGraph(
                 n_nodes=target + 1,
                 edges=np.array(edges, np.int32).reshape(-1, 3),
-                node_of_feature=number[columns],
+                node_of_feature=np.where(columns >= 0, number[columns], -1).astype(np.int32),
                 target_node=target,
                 mechanism=(*mechanism, kind),
                 rule_columns=rule,

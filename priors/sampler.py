@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..configs.prior import PriorConfig, Sizes
+from ..configs.prior import TARGETS, PriorConfig, Sizes
 from . import keys
-from .corrupt import missing_mask
+from .corrupt import disturb, missing_mask
 from .laws import LawArrays, law_arrays
 from .learnability import select_learnable
 from .observe import observe
-from .plan import plan_cohort, plan_task
+from .plan import TaskPlan, plan_cohort, plan_task
 from .propagate import propagate, row_addresses
 from .scm import SCM
-from .target import assign_classes, settle_classes
+from .target import assign_classes, numeric_target, rule_columns, settle_classes
 from .task import TableShape, TaskBatch
 
 LANES = 8
@@ -84,10 +84,12 @@ def sample_block(
     columns, latent, cardinality = observe(sizes, cohort, plan, law, stream, every, reference, values)
     m = sizes.reference_rows
     data = values[..., m:]
-    y, score, label_noise = assign_classes(
+    y, score, moments, label_noise = assign_classes(
         sizes, cohort, plan, law, stream, rows, reference, data, columns[..., :m], columns[..., m:]
     )
-    columns, latent = columns[..., m:], latent[..., m:]
+    target = numeric_target(stream, rows, score, moments)
+    columns = disturb(cohort, law, stream, rows, columns[..., :m], columns[..., m:], cardinality == 0)
+    latent = latent[..., m:]
 
     def blank(x):
         return jnp.where(missing_mask(cohort, plan, law, stream, rows, latent), jnp.nan, x)
@@ -100,7 +102,9 @@ def sample_block(
         lambda x: x,
         columns,
     )
+    target = jnp.take_along_axis(target, order, axis=1)
     each = lambda v: jnp.broadcast_to(v, (lanes,))  # noqa: E731
+    is_rule = cohort.target == TARGETS.index("rule")
     info = {
         "task_id": ids,
         "component": each(cohort.component),
@@ -109,7 +113,10 @@ def sample_block(
         "missing": each(cohort.missing),
         "n_nodes": jnp.sum(plan.active, axis=1).astype(jnp.int32),
         "n_edges": jnp.sum(plan.parents, axis=(1, 2)).astype(jnp.int32),
+        "n_causes": jnp.where(is_rule, jnp.sum(rule_columns(sizes, plan, stream)[1], axis=1).astype(jnp.int32), plan.n_causes),
+        "n_effects": jnp.where(is_rule, 0, plan.n_effects),
         "label_noise": label_noise,
+        "noise_share": _noise_share(plan),
         "fallback": fallback,
     }
     scm = None
@@ -124,9 +131,17 @@ def sample_block(
         n_context=plan.n_context,
         categorical=cardinality > 0,
         cardinality=cardinality,
+        target=target,
         info=info,
         scm=scm,
     )
+
+
+def _noise_share(plan: TaskPlan) -> jax.Array:
+    """f32[L]: the share of the target node's variance that is its own exogenous noise, by the plan (a root has none beside
+    its base law: 0)."""
+    level = jnp.take_along_axis(plan.noise_level, plan.target_node[:, :1], axis=1)[:, 0]
+    return level**2 / (1.0 + level**2)
 
 
 def sample_blocks(

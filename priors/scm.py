@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..configs.prior import COMBINES, FAMILIES, ROOTS, TARGETS, Sizes
+from ..configs.prior import COMBINES, FAMILIES, NUMERIC_COLUMNS, ROOTS, TARGETS, Sizes
 from .activations import ACTIVATIONS
+from .corrupt import disturb
 from .keys import Stream
 from .laws import LawArrays
 from .observe import observe
@@ -55,9 +56,9 @@ class SCM:
 
     @property
     def node_of_column(self) -> jax.Array:
-        """i32[B, F]; -1 for padded columns."""
+        """i32[B, F]; -1 for padded columns and for irrelevant ones, which show noise of their own."""
         f = self.plan.column_node.shape[-1]
-        used = jnp.arange(f) < self.plan.n_features[..., None]
+        used = (jnp.arange(f) < self.plan.n_features[..., None]) & (self.cohort.column != _IRRELEVANT)
         return jnp.where(used, self.plan.column_node, -1)
 
     @property
@@ -81,14 +82,11 @@ class SCM:
           do: an intervention from `do()`, or None.
 
         Returns:
-          dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (before values go missing) and `y` i32[B, r] (class codes as
+          dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (rounding and outliers included, before values go missing) and `y` i32[B, r] (class codes as
           the mechanism gives them, before the table renames them).
         """
         address = jnp.arange(rows, dtype=jnp.uint32) if np.ndim(rows) == 0 else jnp.asarray(rows, jnp.uint32)
-        if do is None:
-            shape = (self.n_tasks, self.sizes.nodes, self.sizes.width)
-            do = Intervention(jnp.ones(shape), jnp.zeros(shape))
-        return _sample(self, address, do)
+        return _sample(self, address, _nothing(self) if do is None else do)
 
     def do(self, assignments: Mapping[Any, float], *, shift: bool = False) -> Intervention:
         """Builds an intervention for `sample`.
@@ -138,7 +136,7 @@ class SCM:
                     "activations": [names[cohort.activation[s]] for s in mine],
                     "noise_level": float(plan.noise_level[node]),
                 }
-            used = np.arange(len(plan.column_node)) < plan.n_features
+            used = (np.arange(len(plan.column_node)) < plan.n_features) & (cohort.column != _IRRELEVANT)
             entry["columns"] = np.flatnonzero(used & (plan.column_node == node)).tolist()
             entry["target"] = bool(node in plan.target_node)
             out.append(entry)
@@ -164,6 +162,7 @@ class SCM:
             graph.add_edges_from((entry["node"], f"x{c}") for c in entry["columns"])
             if entry["target"] and not self.is_rule(i):
                 graph.add_edge(entry["node"], "y")
+        graph.add_nodes_from(f"x{c}" for c in range(int(self.plan.n_features[i])))  # irrelevant ones have no arrows
         if self.is_rule(i):
             graph.add_edges_from((f"x{c}", "y") for c in self.rule_drivers(i))
         return graph
@@ -179,6 +178,30 @@ class SCM:
         return sorted({int(c) for c, use in zip(np.asarray(index)[0], np.asarray(counts)[0], strict=True) if use})
 
 
+_IRRELEVANT = NUMERIC_COLUMNS.index("irrelevant")
+
+
+def _nothing(scm: SCM) -> Intervention:
+    shape = (scm.n_tasks, scm.sizes.nodes, scm.sizes.width)
+    return Intervention(jnp.ones(shape), jnp.zeros(shape))
+
+
+def sample_nodes(scm: SCM, rows: np.ndarray, do: Intervention | None = None) -> jax.Array:
+    """Node coordinates f32[B, N, W, r] alone, for row addresses `rows` (u32[r]); see `SCM.sample`."""
+    return _sample_nodes(scm, jnp.asarray(rows, jnp.uint32), _nothing(scm) if do is None else do)
+
+
+@jax.jit
+def _sample_nodes(scm: SCM, rows: jax.Array, do: Intervention) -> jax.Array:
+    def one(args):
+        cohort, law, *each = args
+        plan, params, stream, do = (jax.tree.map(lambda v: v[None], t) for t in each)
+        values, _ = propagate(scm.sizes, cohort, plan, law, stream, rows, params, do)
+        return values.reshape(scm.sizes.nodes, scm.sizes.width, -1)
+
+    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, do))
+
+
 @jax.jit
 def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]:
     sizes, m = scm.sizes, scm.sizes.reference_rows
@@ -191,11 +214,12 @@ def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]
         values, _ = propagate(sizes, cohort, plan, law, stream, rows, params, do)
         reference = reference[None]
         both = jnp.concatenate([reference, values], axis=2)
-        columns, _, _ = observe(sizes, cohort, plan, law, stream, addresses, reference, both)
-        y, _, _ = assign_classes(
+        columns, _, cardinality = observe(sizes, cohort, plan, law, stream, addresses, reference, both)
+        y, _, _, _ = assign_classes(
             sizes, cohort, plan, law, stream, rows, reference, values, columns[..., :m], columns[..., m:]
         )
+        table = disturb(cohort, law, stream, rows, columns[..., :m], columns[..., m:], cardinality == 0)
         nodes = values.reshape(sizes.nodes, sizes.width, -1)
-        return {"nodes": nodes, "columns": columns[0, :, m:].T, "y": y[0]}
+        return {"nodes": nodes, "columns": table[0].T, "y": y[0]}
 
     return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, do))

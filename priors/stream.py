@@ -11,6 +11,7 @@ import numpy as np
 
 from ..configs.prior import PriorConfig
 from .laws import law_arrays
+from .learnability import with_learnability
 from .sampler import LANES, locate, make_sampler, sample_blocks
 from .task import TableShape, TaskBatch
 
@@ -18,8 +19,12 @@ MAX_TASK_ID = 2**32 - 1
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool):
-    return jax.jit(functools.partial(sample_blocks, sizes, shape, lanes, with_scm))
+def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool, score: bool):
+    def run(laws, key, blocks):
+        batch = sample_blocks(sizes, shape, lanes, with_scm, laws, key, blocks)
+        return with_learnability(batch, sizes.classes) if score else batch
+
+    return jax.jit(run)
 
 
 def sample(
@@ -31,6 +36,7 @@ def sample(
     columns: int = 20,
     context: int | None = None,
     with_scm: bool = False,
+    score: bool = False,
     lanes: int = LANES,
 ) -> TaskBatch:
     """Samples the named tasks of a seed. Task k is the same whatever else is asked for beside it.
@@ -41,13 +47,16 @@ def sample(
       task_ids: integers in [0, 2**32), any order, repeats allowed.
       rows, columns, context: the table shape (see `TableShape`); part of what a task is.
       with_scm: also return the structural causal models (`batch.scm`), about 120 KB a task at the default sizes.
+      score: also say how much of each task can be learned (`info` gets learnability_z and learnability_r2, see
+        `priors.learnability`); costs several times the sampling itself.
       lanes: tasks computed together. Equal bits are promised for equal lanes, JAX version and kind of device; another
         value changes last bits only.
 
     Returns:
       TaskBatch with one task per id, in the order given. `info` holds task_id, component, graph, target, missing
-      (indices into the name tuples of `configs.prior`), n_nodes, n_edges, label_noise and fallback (0 none, 1 class by a
-      median split, 2 class at random, when a task's rows all fell into one class).
+      (indices into the name tuples of `configs.prior`), n_nodes, n_edges, n_causes and n_effects (columns upstream of the
+      target or on its node, and downstream of it; for a rule the columns it reads, and 0), label_noise, noise_share (of the target node's variance) and fallback
+      (0 none, 1 class by a median split, 2 class at random, when a task's rows all fell into one class).
 
     Raises:
       ValueError: for ids, seed or shape out of range.
@@ -66,7 +75,7 @@ def sample(
     blocks, inverse = np.unique(block, return_inverse=True)
     # One block or chunks of eight: two compiled programs a shape, however many tasks are asked for.
     count = 1 if len(blocks) == 1 else 8
-    run = _compiled(prior.sizes, shape, lanes, with_scm)
+    run = _compiled(prior.sizes, shape, lanes, with_scm, score)
     laws, key = law_arrays(prior), jax.random.key(seed)
     parts = []
     for start in range(0, len(blocks), count):

@@ -10,7 +10,7 @@ from . import keys
 from .keys import Purpose, Stream
 from .laws import LawArrays
 from .mechanisms import MARGIN, nearest
-from .noise import rows_uniform
+from .noise import rows_normal, rows_uniform
 from .observe import quantiles
 from .plan import CohortPlan, TaskPlan
 
@@ -53,7 +53,7 @@ def assign_classes(
     values: jax.Array,
     reference_columns: jax.Array,
     columns: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Draws the class of every row.
 
     Args:
@@ -62,7 +62,8 @@ def assign_classes(
 
     Returns:
       class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes,
-      kept for the fallback), label noise rate f32[L].
+      kept for the fallback and for the numeric target), its mean and standard deviation over reference rows f32[L, 2],
+      label noise rate f32[L].
     """
     w, k = sizes.width, sizes.classes
     own = keys.sub(stream, Purpose.TARGET)
@@ -160,7 +161,21 @@ def assign_classes(
     flip = rows_uniform(keys.sub(row_stream, 200), rows)
     other = jnp.floor(flip / jnp.maximum(noise[:, None], 1e-6) * k_used[:, None]).astype(jnp.int32)
     y = jnp.where(flip < noise[:, None], jnp.minimum(other, k_used[:, None] - 1), y)
-    return y, score, noise
+    moments = jnp.stack([jnp.mean(score_ref, axis=1), jnp.std(score_ref, axis=1)], axis=1)
+    return y, score, moments, noise
+
+
+def numeric_target(stream: Stream, rows: jax.Array, score: jax.Array, moments: jax.Array) -> jax.Array:
+    """A regression target f32[L, r]: the score, standardised, bent by a monotone curve (none, heavy tails, or log-normal)
+    and with noise of its own. Classes by rank or steps cut the same score; other classes come from the same node."""
+    own = keys.sub(stream, Purpose.TARGET_VALUE)
+    u = jax.vmap(lambda s: keys.uniform(s, (4,)))(own)[:, :, None]
+    z = (score - moments[:, :1]) / jnp.maximum(moments[:, 1:], 1e-6)
+    z = jnp.clip(z, -20.0, 20.0)
+    level = jnp.where(u[:, 0] < 0.7, keys.log_between(u[:, 1], jnp.float32(0.01), jnp.float32(0.7)), 0.0)
+    z = z + level * rows_normal(keys.sub(stream, Purpose.TARGET_VALUE_ROWS), rows)
+    bent = jnp.where(u[:, 2] < 0.75, jnp.sinh(jnp.clip(z * (0.3 + u[:, 3]), -8.0, 8.0)), jnp.exp(jnp.clip(z * u[:, 3], -8.0, 8.0)))
+    return jnp.where(u[:, 2] < 0.5, z, bent)
 
 
 def settle_classes(

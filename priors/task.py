@@ -26,6 +26,8 @@ class TaskBatch:
       n_context: i32[B], rows that are context.
       categorical: bool[B, F].
       cardinality: i32[B, F]; levels of a categorical column, 0 for a numeric one.
+      target: f32[B, R] a numeric target of the same nodes, finite, for regression (see `priors.target.numeric_target`);
+        None where it was not drawn.
       info: what the engine knows about each task besides the table (dict of arrays with leading axis B), see
         `priors.sample`.
       scm: the structural causal models behind the tasks (leading axis B) when asked for, else None.
@@ -38,6 +40,7 @@ class TaskBatch:
     n_context: jax.Array
     categorical: jax.Array
     cardinality: jax.Array
+    target: jax.Array | None = None
     info: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     scm: Any = None
 
@@ -89,6 +92,8 @@ def check_tasks(batch: TaskBatch) -> None:
             raise ValueError(f"{where}: sizes out of range (columns {f}, classes {c}, context {n})")
         if np.isinf(x[b]).any():
             raise ValueError(f"{where}: x holds an infinity")
+        if batch.target is not None and not np.isfinite(np.asarray(batch.target[b])).all():
+            raise ValueError(f"{where}: the numeric target is not finite")
         if x[b, :, f:].any():
             raise ValueError(f"{where}: a padded column is not zero")
         if set(np.unique(y[b, :n])) != set(range(c)):

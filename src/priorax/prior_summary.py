@@ -53,7 +53,7 @@ def per_graph(tasks: Sequence[TaskRecord]) -> dict[str, np.ndarray]:
     """One number per task for each property of its graph."""
     from priorax.pictures import layers
 
-    shown = [len(set(t.graph.node_of_feature.tolist())) / t.graph.n_nodes for t in tasks]
+    shown = [len(set(t.graph.node_of_feature.tolist()) - {-1}) / t.graph.n_nodes for t in tasks]
     return {
         "nodes": np.array([t.graph.n_nodes for t in tasks]),
         "edges": np.array([len(t.graph.edges) for t in tasks]),

@@ -153,7 +153,7 @@ def test_graphs_are_acyclic_and_reach_the_columns(spec, tmp_path):
         g = t.graph
         assert (g.edges[:, 0] < g.edges[:, 1]).all(), "topological order"
         assert g.edges.max(initial=0) < g.n_nodes == len(g.mechanism)
-        assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= 0
+        assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= -1
         assert g.target_node == g.n_nodes - 1 and (g.edges[:, 1] == g.target_node).any()
         assert all(c < t.n_features for c in g.rule_columns)
         assert (g.mechanism[-1] == "rule") == bool(g.rule_columns)

@@ -59,3 +59,12 @@ def test_an_oversampling_prior_gives_the_asked_number_of_learnable_tasks():
     good = np.asarray(kept.info["learnability_z"]) > ACCEPT_Z
     assert good.sum() == min(16, int(kept.info["accepted"][0]))
     assert np.isin(np.asarray(kept.info["task_id"]), np.arange(3 * 24, 4 * 24)).all()
+
+
+def test_scores_come_with_tasks_on_request():
+    prior = load_prior("default")
+    plain = sample(prior, 3, range(16), rows=64, columns=6)
+    scored = sample(prior, 3, range(16), rows=64, columns=6, score=True)
+    assert "learnability_z" not in plain.info
+    assert np.isfinite(np.asarray(scored.info["learnability_z"])).all()
+    assert np.array_equal(plain.y, scored.y)

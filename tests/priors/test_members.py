@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from priorax.configs import load_prior
-from priorax.configs.prior import Laws
+from priorax.configs import ConfigError, load_prior
+from priorax.configs.prior import Laws, member_names
 from priorax.priors import TableShape, check_tasks, law_arrays, make_sampler
 
 PRIOR = load_prior("graph_scm")
@@ -80,3 +80,82 @@ def test_class_concentration_moves_from_uneven_to_even(sampler):
         ones = y.mean(axis=1)
         share[name] = np.median(np.maximum(ones, 1 - ones))
     assert share["even"] < 0.62 < 0.75 < share["uneven"]
+
+
+def test_many_levels_reach_past_the_few(sampler):
+    laws = only("categorical_column", 3, categorical_share=[1.0, 1.0], many_levels=[40.0, 200.0])
+    top = 0
+    for step in range(4):
+        batch = sampler(jax.random.key(4), step, laws)
+        check_tasks(batch)
+        used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+        levels = np.asarray(batch.cardinality)[used]
+        assert levels.min() >= 40 and levels.max() <= 200
+        top = max(top, max(len(np.unique(c[~np.isnan(c)])) for c in np.asarray(batch.x).swapaxes(1, 2)[used]))
+    assert top > 20, "64 rows show many different levels"
+
+
+def test_near_copies_follow_an_earlier_column(sampler):
+    quiet = dict(categorical_share=[0.0, 0.0], missing_rate=0.0, outlier_rate=0.0, rounding_rate=0.0, mix_rate=0.0)
+    copies = dict(duplicate_rate=1.0, duplicate_share=[1.0, 1.0], duplicate_noise=[0.01, 0.01])
+
+    def alike(**others):
+        found = []
+        for step in range(4):
+            batch = sampler(jax.random.key(5), step, only("numeric_column", 0, **quiet, **others))
+            x = np.asarray(batch.x)
+            for b in range(x.shape[0]):
+                f = int(batch.n_features[b])
+                if f > 1:
+                    c = np.nan_to_num(np.abs(np.corrcoef(x[b, :, :f].T)))
+                    found.append((c - np.eye(f))[1:, :].max(axis=1).mean())
+        return np.mean(found)
+
+    assert alike(**copies) > 0.95 > 0.8 > alike(duplicate_rate=0.0)
+
+
+def test_rounding_and_outliers_do_what_they_say(sampler):
+    quiet = dict(categorical_share=[0.0, 0.0], missing_rate=0.0, duplicate_rate=0.0, outlier_rate=0.0, rounding_rate=0.0)
+
+    def draw(**others):
+        batch = sampler(jax.random.key(6), 0, only("numeric_column", 0, **(quiet | others)))
+        used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+        return np.asarray(batch.x).swapaxes(1, 2)[used], np.asarray(batch.y)
+
+    plain, y = draw()
+    rounded, _ = draw(rounding_rate=1.0, rounding_step=[0.4, 0.4])
+    spiked, same_y = draw(outlier_rate=1.0, outlier_share=[0.05, 0.05], outlier_size=[20.0, 20.0])
+    distinct = lambda x: np.median([len(np.unique(c)) for c in x])  # noqa: E731
+    assert distinct(rounded) < 20 < distinct(plain)
+    assert np.array_equal(y, same_y), "corruption comes after the class"
+    changed = (spiked != plain).mean(axis=1)
+    assert abs(changed[plain.std(axis=1) > 0.1].mean() - 0.05) < 0.015
+
+
+def test_numeric_target_orders_the_classes_that_cut_it(sampler):
+    laws = only("target", 0, label_noise_rate=0.0, classes_two_rate=1.0)
+    agree = []
+    for step in range(4):
+        batch = sampler(jax.random.key(7), step, laws)
+        value, y = np.asarray(batch.target), np.asarray(batch.y)
+        assert np.isfinite(value).all()
+        for v, c in zip(value, y, strict=True):
+            above = (v[c == 1][:, None] > v[c == 0][None, :]).mean()
+            agree.append(max(above, 1 - above))
+    assert np.median(agree) > 0.9
+
+
+def test_noise_share_and_causes_are_in_range(sampler):
+    info = sampler(jax.random.key(8), 0, law_arrays(PRIOR)).info
+    share, causes, effects = (np.asarray(info[k]) for k in ("noise_share", "n_causes", "n_effects"))
+    assert ((share >= 0) & (share < 1)).all() and share.any()
+    assert (causes >= 0).all() and (effects >= 0).all() and causes.any() and effects.any()
+
+
+def test_every_member_has_a_name_of_its_own():
+    names = member_names()
+    assert len(names) == len(MEMBERS) + 3
+    for name in names:
+        assert load_prior(name).name == name
+    with pytest.raises(ConfigError, match="Did you mean 'family:linear'"):
+        load_prior("family:linaer")

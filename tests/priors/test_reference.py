@@ -1,5 +1,7 @@
 """Propagation, interventions and counterfactuals against a plain NumPy interpreter that walks the exported plan node by node."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from priorax.priors import sample
 from priorax.priors import keys
 from priorax.priors.activations import ACTIVATIONS
 from priorax.priors.keys import Purpose
+from priorax.priors.levels import level_effects, quantiser
 from priorax.priors.mechanisms import MARGIN, draw_weights
 from priorax.priors.noise import noise_from_uniform, rows_normal, rows_uniform
 from priorax.priors.propagate import root_rows
@@ -92,6 +95,11 @@ def family_row(name, sizes, wt, anchors, act, x):
         gate = softmax(cut(3, p) @ (scale * x) * 3.0 * wt["gain"], 0)
         value = cut(3, w, p) @ (scale * x)
         return gate @ (value + cut(3 * w).reshape(3, w))
+    if name == "levels":
+        level = int(wt["count"] * (0.5 * (1.0 + math.erf(x[0] / math.sqrt(2.0)))) ** wt["steep"])
+        share = 0.3 + 0.7 * wt["uniform"][0]
+        own = wt["effects"][:, min(level, wt["count"] - 1)]
+        return np.sqrt(share) * own + np.sqrt(1.0 - share) * (cut(w, p) @ (scale * x))
     raise AssertionError(name)
 
 
@@ -134,7 +142,14 @@ def interpret(model, do):
         close(r, np.asarray(raw, np.float64)[0], noisy=False)
     for s in range(cohort.n_instructions):
         flat = values.reshape(sizes.nodes * w, ROWS)[plan.inputs[s]]
-        wt = {k: np.asarray(v, np.float64) for k, v in draw_weights(sizes, law, keys.sub(keys.sub(stream, Purpose.WEIGHTS), s))._asdict().items()}
+        cut = quantiser(law, model.stream, jnp.asarray(plan.inputs[s][:1]))
+        cut = jax.tree.map(lambda v: v[0], cut)
+        drawn = draw_weights(sizes, law, keys.sub(keys.sub(stream, Purpose.WEIGHTS), s), cut)._asdict()
+        table = jax.tree.map(lambda v: v[None], drawn.pop("table"))
+        wt = {k: np.asarray(v, np.float64) for k, v in drawn.items() if k != "cut"}
+        levels = np.arange(int(cut.count))
+        wt |= {"count": int(cut.count), "steep": float(cut.steep),
+               "effects": np.asarray(level_effects(table, jnp.asarray(levels)[None], w), np.float64)[0]}
         anchors = params.anchors[s].astype(np.float64)
         out = np.zeros((w, ROWS))
         if plan.has_parents[s]:

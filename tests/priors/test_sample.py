@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from priorax.configs import load_prior
-from priorax.configs.prior import PriorConfig, Sizes
+from priorax.configs.prior import FAMILIES, PriorConfig, Sizes
 from priorax.priors import TableShape, check_tasks, law_arrays, make_sampler, sample
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
@@ -34,7 +34,7 @@ def test_tasks_keep_their_rules(preset):
 
 def test_mixture_draws_all_components_kinds_and_corruptions():
     info = sample(load_prior("default"), 0, range(0, 4096, 8), **SHAPE).info
-    assert set(np.asarray(info["component"])) == {0, 1, 2}
+    assert set(np.asarray(info["component"])) == {0, 1, 2, 3}
     assert set(np.asarray(info["graph"])) == set(range(6))
     assert set(np.asarray(info["target"])) == set(range(6))
     assert set(np.asarray(info["missing"])) == {0, 1, 2, 3}
@@ -163,7 +163,7 @@ def test_bad_arguments_are_refused(kwargs, message):
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**31), two=st.floats(0, 1), missing=st.floats(0, 1), noise=st.floats(0.001, 3.0),
-    mix=st.floats(0, 1), gain=st.floats(0.1, 20.0), family=st.integers(0, 9), least=st.integers(1, 6),
+    mix=st.floats(0, 1), gain=st.floats(0.1, 20.0), family=st.integers(0, len(FAMILIES) - 1), least=st.integers(1, 6),
 )  # fmt: skip
 def test_any_law_gives_valid_tasks(seed, two, missing, noise, mix, gain, family, least):
     """Laws are traced, so hypothesis moves through them without compiling."""
@@ -173,7 +173,7 @@ def test_any_law_gives_valid_tasks(seed, two, missing, noise, mix, gain, family,
     laws |= {
         "classes_two_rate": one(two), "missing_rate": one(missing), "mix_rate": one(mix), "columns_least": one(least),
         "noise_level": one([noise / 2, noise]), "activation_gain": one([gain / 2, gain]),
-        "family": np.eye(10, dtype=np.float32)[family][None],
+        "family": np.eye(len(FAMILIES), dtype=np.float32)[family][None],
     }  # fmt: skip
     batch = _ANY(jax.random.key(seed), seed % 1000, laws)
     check_tasks(batch)
@@ -195,7 +195,8 @@ for n in (1, 2, 8):
     mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
     run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"), check_vma=False))
     batch = run(jax.random.key(7), np.arange(8, dtype=np.uint32))
-    np.savez(f"{sys.argv[1]}/{n}.npz", *[np.asarray(v) for v in jax.tree.leaves(batch)])
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    np.savez(f"{sys.argv[1]}/{n}.npz", **{jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves})
 """
 
 
@@ -204,14 +205,17 @@ def test_one_two_and_eight_devices_give_the_same_tasks(tmp_path):
     cells differ in their last bit; labels, categories, missing cells and sizes are equal bits there too."""
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", _DEVICES, str(tmp_path)], env=env, capture_output=True, text=True, check=True)
-    one, two, eight = (list(np.load(tmp_path / f"{n}.npz").values()) for n in (1, 2, 8))
+    one, two, eight = (dict(np.load(tmp_path / f"{n}.npz")) for n in (1, 2, 8))
     assert len(one) > 10
-    for a, b, c in zip(one, two, eight, strict=True):
+    for name in one:
+        a, b, c = one[name], two[name], eight[name]
         floats = a.dtype.kind == "f"
         assert np.array_equal(b, c, equal_nan=floats)
         if floats:
             assert np.array_equal(np.isnan(a), np.isnan(b))
-            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+            # An exponential on top of the score multiplies the last bit of the numeric target.
+            tolerance = 2e-5 if "target" in name and "info" not in name else 2e-6
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
         else:
             assert np.array_equal(a, b)
 

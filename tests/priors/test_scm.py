@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from priorax.configs import load_prior
+from priorax.configs.prior import NUMERIC_COLUMNS
 from priorax.priors import sample
 from priorax.priors.graph import reachability
 
@@ -112,7 +113,8 @@ def test_networkx_graph(batch):
         assert "y" in graph and not list(graph.successors("y"))
 
 
-def test_padding_columns_show_no_node(batch):
+def test_padding_and_irrelevant_columns_show_no_node(batch):
     nodes, width = np.asarray(batch.scm.node_of_column), np.asarray(batch.n_features)
     for i in range(batch.n_tasks):
-        assert (nodes[i, : width[i]] >= 0).all() and (nodes[i, width[i] :] == -1).all()
+        noise = np.asarray(batch.scm.cohort.column)[i] == NUMERIC_COLUMNS.index("irrelevant")
+        assert ((nodes[i, : width[i]] >= 0) == ~noise[: width[i]]).all() and (nodes[i, width[i] :] == -1).all()
