@@ -1,5 +1,7 @@
 """The prior engine: random structural causal models become batches of tabular tasks, inside jit."""
 
+from .interventional import InterventionalBatch as InterventionalBatch
+from .interventional import interventional as interventional
 from .laws import law_arrays as law_arrays
 from .propagate import Intervention as Intervention
 from .sampler import make_sampler as make_sampler

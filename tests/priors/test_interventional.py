@@ -1,0 +1,98 @@
+"""Interventional batches, levels as shared by column and mechanism, and what scores and counts say about the graph."""
+
+import jax
+import jax.numpy as jnp
+import networkx
+import numpy as np
+import pytest
+
+from priorax.configs import load_prior
+from priorax.configs.prior import CATEGORICAL_COLUMNS, FAMILIES, NUMERIC_COLUMNS
+from priorax.priors import interventional, keys, sample
+from priorax.priors.graph import reachability
+from priorax.priors.levels import Quantiser, level_effects, level_of, rename
+
+
+def test_levels_are_zipf_like_and_names_a_permutation():
+    v = jax.random.normal(jax.random.key(0), (1, 200_000))
+    for steep in (1.0, 2.0):
+        code = np.asarray(level_of(Quantiser(jnp.array([50]), jnp.array([steep])), v))[0]
+        share = np.bincount(code, minlength=50) / code.size
+        # P(level < k) = (k / count) ** (1 / steep)
+        assert np.allclose(np.cumsum(share), (np.arange(1, 51) / 50) ** (1 / steep), atol=0.005)
+    names = np.asarray(rename(jnp.arange(50)[None], jnp.array([50]), keys.uniform(keys.task_stream(jax.random.key(1), 0), (1, 256))))
+    assert sorted(names[0]) == list(range(50))
+
+
+def test_every_level_has_an_effect_of_its_own():
+    table = jax.tree.map(lambda w: w[None], keys.task_stream(jax.random.key(2), 3))
+    effect = np.asarray(level_effects(table, jnp.arange(200)[None], 4))[0]
+    assert len(np.unique(effect)) == effect.size
+    assert abs(effect.mean()) < 0.15 and abs(effect.std() - 1) < 0.1
+
+
+def test_a_column_with_many_levels_shows_what_a_levels_mechanism_reads():
+    batch = sample(load_prior("default"), 2, range(512), rows=64, columns=8, with_scm=True)
+    plan, cohort = jax.device_get((batch.scm.plan, batch.scm.cohort))
+    many = len(NUMERIC_COLUMNS) + CATEGORICAL_COLUMNS.index("many")
+    checked = 0
+    for b in range(512):
+        s = np.arange(cohort.family.shape[1])
+        readers = (cohort.family[b] == FAMILIES.index("levels")) & (s < cohort.n_instructions[b]) & plan.has_parents[b]
+        for c in np.flatnonzero(cohort.column[b][: plan.n_features[b]] == many):
+            if readers.any():
+                assert plan.column_dim[b, c, 0] in plan.inputs[b, readers, 0]
+                checked += 1
+    assert checked > 20
+    # Counts of causes and effects against networkx, on tasks whose class is no rule.
+    for b in range(0, 512, 16):
+        if batch.scm.is_rule(b):
+            continue
+        graph = batch.scm.to_networkx(b)
+        targets = set(np.asarray(batch.scm.target_nodes)[b].tolist())
+        above = set().union(*({t} | networkx.ancestors(graph, t) for t in targets))
+        below = set().union(*(networkx.descendants(graph, t) - {t} for t in targets))
+        shown = np.asarray(batch.scm.node_of_column)[b]
+        assert int(batch.info["n_causes"][b]) == sum(int(n) in above for n in shown if n >= 0)
+        nodes_below = {n for n in below if not isinstance(n, str)}
+        assert int(batch.info["n_effects"][b]) == sum(int(n) in nodes_below for n in shown if n >= 0)
+
+
+def test_interventional_batch():
+    out = interventional(load_prior("causal"), 1, range(12), observed=10, interventions=3, rows_each=10)
+    g, x, interv, active = (np.asarray(v) for v in out)
+    assert x.shape == interv.shape == (12, 40, g.shape[1]) and np.isfinite(x).all()
+    assert not np.tril(g).any() and not x[~np.broadcast_to(active[:, None], x.shape)].any()
+    assert not interv[:, :10].any()
+    again = np.asarray(interventional(load_prior("causal"), 1, range(12), observed=40, interventions=0).x)
+    assert np.allclose(x[:, :10], again[:, :10], atol=1e-4)
+    checked = 0
+    for k in range(3):
+        rows = slice(10 + 10 * k, 20 + 10 * k)
+        assert (interv[:, rows].sum(axis=2) == 1).all()
+        for b in range(12):
+            node = int(np.flatnonzero(interv[b, rows][0])[0])
+            assert active[b, node] and len(np.unique(x[b, rows, node])) == 1
+        # The same units without the intervention agree wherever it does not reach.
+        node = int(np.flatnonzero(interv[7, rows][0])[0])
+        reach = np.asarray(reachability(jnp.asarray(g[7])))[node]
+        assert np.allclose(x[7, rows][:, ~reach], again[7, rows][:, ~reach], atol=1e-4)
+        checked += int((~reach & active[7]).sum())
+    assert checked > 0
+    spread = again.std(axis=1)[active]
+    assert 0.5 < np.median(spread) < 1.5
+
+
+def test_interventional_refuses_vector_nodes_and_empty_requests():
+    with pytest.raises(ValueError, match="load_prior\\('causal'\\)"):
+        interventional(load_prior("graph_scm"))
+    with pytest.raises(ValueError, match="observed 0"):
+        interventional(load_prior("causal"), observed=0)
+
+
+def test_dowhy_takes_the_graph():
+    gcm = pytest.importorskip("dowhy.gcm", reason="dowhy is not installed")
+    batch = sample(load_prior("default"), 2, range(8), rows=64, columns=8, with_scm=True)
+    graph = batch.scm.to_networkx(0)
+    model = gcm.StructuralCausalModel(graph)
+    assert set(model.graph.nodes) == set(graph.nodes)
