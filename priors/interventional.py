@@ -74,7 +74,7 @@ def interventional(
             f"observed {observed}, interventions {interventions}, rows_each {rows_each}: need at least 1, 0 and 1"
         )
     ids = np.asarray(list(task_ids), np.int64)
-    scm = sample(prior, seed, ids, rows=32, columns=2, with_scm=True).scm
+    scm = sample(prior, seed, ids, rows=64, columns=8, with_scm=True).scm  # the table itself is not used
     active = scm.plan.active
     groups = [_rows(scm, np.arange(observed), None)]
     masks = [jnp.zeros((len(ids), observed, active.shape[1]), bool)]

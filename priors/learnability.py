@@ -8,7 +8,6 @@ largest reduction of squared error, which is all dense arithmetic and runs insid
 
 from __future__ import annotations
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +77,6 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
     stream = jax.vmap(lambda i: keys.task_stream(jax.random.key(0x1EA2), i))(batch.info["task_id"])
     score = lambda args: _one(*args, classes)  # noqa: E731
     return jax.lax.map(score, (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32)))
-
-
-def with_learnability(batch: TaskBatch, classes: int) -> TaskBatch:
-    """The batch with `learnability_z` and `learnability_r2` in `info`."""
-    z, r2 = learnability(batch, classes)
-    return dataclasses.replace(batch, info=batch.info | {"learnability_z": z, "learnability_r2": r2})
 
 
 def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:

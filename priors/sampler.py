@@ -145,11 +145,14 @@ def _noise_share(plan: TaskPlan) -> jax.Array:
 
 
 def sample_blocks(
-    sizes: Sizes, shape: TableShape, lanes: int, with_scm: bool, laws: LawArrays, key: jax.Array, blocks: jax.Array
-) -> TaskBatch:
+    sizes: Sizes, shape: TableShape, lanes: int, with_scm: bool, laws: LawArrays, key: jax.Array, blocks: jax.Array,
+    wanted: jax.Array | None = None,
+) -> TaskBatch:  # fmt: skip
     """Samples several blocks one after another (blocks: u32[n]); the result has n * lanes tasks.
 
-    A loop, not a vmap: a block's branches stay scalars, and its working set stays in cache.
+    With `wanted` (i32 scalar, may be traced) only the first so many blocks are sampled and the rest of the result is zero:
+    one compiled program serves any number of blocks up to n. A loop, not a vmap: a block's branches stay scalars, and its
+    working set stays in cache.
     """
     one = lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b)  # noqa: E731
     count = blocks.shape[0]
@@ -162,7 +165,8 @@ def sample_blocks(
 
     # The barrier hides the trip count: a loop known to run once would be inlined and fused with what surrounds it, and its
     # sums would round otherwise than in a longer loop.
-    out = jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(count)), body, out)
+    trips = jax.lax.optimization_barrier(jnp.int32(count) if wanted is None else jnp.minimum(wanted, count))
+    out = jax.lax.fori_loop(0, trips, body, out)
     return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), out)
 
 

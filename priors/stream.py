@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 
@@ -11,20 +12,28 @@ import numpy as np
 
 from ..configs.prior import PriorConfig
 from .laws import law_arrays
-from .learnability import with_learnability
+from .learnability import learnability
 from .sampler import LANES, locate, make_sampler, sample_blocks
 from .task import TableShape, TaskBatch
 
 MAX_TASK_ID = 2**32 - 1
 
 
+CHUNK = 8
+"""Blocks a call of the compiled program; fewer run where fewer are asked for."""
+
+
 @functools.lru_cache(maxsize=32)
-def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool, score: bool):
-    def run(laws, key, blocks):
-        batch = sample_blocks(sizes, shape, lanes, with_scm, laws, key, blocks)
-        return with_learnability(batch, sizes.classes) if score else batch
+def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool):
+    def run(laws, key, blocks, wanted):
+        return sample_blocks(sizes, shape, lanes, with_scm, laws, key, blocks, wanted)
 
     return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=8)
+def _scorer(classes: int):
+    return jax.jit(lambda batch: learnability(batch, classes))
 
 
 def sample(
@@ -73,15 +82,17 @@ def sample(
     shape = TableShape(rows, columns, context)
     block, lane = locate(prior.sizes, lanes, ids)
     blocks, inverse = np.unique(block, return_inverse=True)
-    # One block or chunks of eight: two compiled programs a shape, however many tasks are asked for.
-    count = 1 if len(blocks) == 1 else 8
-    run = _compiled(prior.sizes, shape, lanes, with_scm, score)
+    run = _compiled(prior.sizes, shape, lanes, with_scm)
     laws, key = law_arrays(prior), jax.random.key(seed)
     parts = []
-    for start in range(0, len(blocks), count):
-        chunk = blocks[start : start + count]
-        padded = np.pad(chunk, (0, count - len(chunk)), mode="edge")
-        parts.append(run(laws, key, jnp.asarray(padded, jnp.uint32)))
+    for start in range(0, len(blocks), CHUNK):
+        chunk = blocks[start : start + CHUNK]
+        padded = np.pad(chunk, (0, CHUNK - len(chunk)), mode="edge")
+        part = run(laws, key, jnp.asarray(padded, jnp.uint32), jnp.int32(len(chunk)))
+        if score:
+            z, r2 = _scorer(prior.sizes.classes)(dataclasses.replace(part, scm=None))
+            part = dataclasses.replace(part, info=part.info | {"learnability_z": z, "learnability_r2": r2})
+        parts.append(part)
     merged = parts[0] if len(parts) == 1 else jax.tree.map(lambda *v: jnp.concatenate(v), *parts)
     place = jnp.asarray(inverse.reshape(-1) * lanes + lane)
     return jax.tree.map(lambda v: v[place], merged)

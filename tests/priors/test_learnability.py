@@ -14,7 +14,7 @@ from priorax.priors.learnability import ACCEPT_Z, learnability, select_learnable
 
 @pytest.fixture(scope="module")
 def batch():
-    return sample(load_prior("default"), 0, range(0, 512, 8), rows=64, columns=6)
+    return sample(load_prior("default"), 0, range(0, 512, 8), rows=64, columns=8)
 
 
 def with_labels(batch, y):
@@ -52,9 +52,10 @@ def test_selection_keeps_learnable_tasks_first_and_in_order(batch):
     check_tasks(kept)
 
 
+@pytest.mark.slow
 def test_an_oversampling_prior_gives_the_asked_number_of_learnable_tasks():
     prior = load_prior("pretraining")
-    kept = jax.jit(make_sampler(prior, TableShape(64, 6, least_columns=3), 16))(jax.random.key(0), 3)
+    kept = jax.jit(make_sampler(prior, TableShape(64, 8, least_columns=3), 16))(jax.random.key(0), 3)
     assert kept.n_tasks == 16 and (np.asarray(kept.n_features) >= 2).all()
     good = np.asarray(kept.info["learnability_z"]) > ACCEPT_Z
     assert good.sum() == min(16, int(kept.info["accepted"][0]))
@@ -63,8 +64,8 @@ def test_an_oversampling_prior_gives_the_asked_number_of_learnable_tasks():
 
 def test_scores_come_with_tasks_on_request():
     prior = load_prior("default")
-    plain = sample(prior, 3, range(16), rows=64, columns=6)
-    scored = sample(prior, 3, range(16), rows=64, columns=6, score=True)
+    plain = sample(prior, 3, range(16), rows=64, columns=8)
+    scored = sample(prior, 3, range(16), rows=64, columns=8, score=True)
     assert "learnability_z" not in plain.info
     assert np.isfinite(np.asarray(scored.info["learnability_z"])).all()
     assert np.array_equal(plain.y, scored.y)

@@ -8,7 +8,7 @@ import pytest
 
 from priorax.configs import ConfigError, load_prior
 from priorax.configs.prior import Laws, member_names
-from priorax.priors import TableShape, check_tasks, law_arrays, make_sampler
+from priorax.priors import check_tasks, law_arrays
 
 PRIOR = load_prior("graph_scm")
 MEMBERS = [
@@ -18,9 +18,9 @@ MEMBERS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def sampler():
-    return jax.jit(make_sampler(PRIOR, TableShape(64, 6), 32))
+@pytest.fixture
+def sampler(training_sampler):
+    return lambda key, step, laws: training_sampler.run(key, step, training_sampler.alike(laws))
 
 
 def only(law, index, **others):
@@ -47,7 +47,7 @@ def test_member_gives_valid_tasks(sampler, law, member, index):
         assert (np.asarray(batch.info["missing"]) == 1 + index).all()
         assert np.isnan(x).any(axis=(1, 2)).mean() > 0.5
     else:
-        used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+        used = np.arange(8) < np.asarray(batch.n_features)[:, None]
         spread = np.nanstd(x, axis=1)[used]
         assert (spread > 0).mean() > 0.9, "columns are mostly not constant"
     if law == "categorical_column":
@@ -66,7 +66,7 @@ def test_missing_share_is_what_the_law_says(sampler):
         shares = []
         for step in range(8):
             batch = sampler(jax.random.key(2), step, laws)
-            used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+            used = np.arange(8) < np.asarray(batch.n_features)[:, None]
             shares.append(np.isnan(np.asarray(batch.x)).mean(axis=1)[used])
         # 0.2 times a column's own factor in [0.3, 1.7], so 0.2 on average over some hundred columns.
         assert abs(np.concatenate(shares).mean() - 0.2) < 0.04
@@ -88,7 +88,7 @@ def test_many_levels_reach_past_the_few(sampler):
     for step in range(4):
         batch = sampler(jax.random.key(4), step, laws)
         check_tasks(batch)
-        used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+        used = np.arange(8) < np.asarray(batch.n_features)[:, None]
         levels = np.asarray(batch.cardinality)[used]
         assert levels.min() >= 40 and levels.max() <= 200
         top = max(top, max(len(np.unique(c[~np.isnan(c)])) for c in np.asarray(batch.x).swapaxes(1, 2)[used]))
@@ -119,7 +119,7 @@ def test_rounding_and_outliers_do_what_they_say(sampler):
 
     def draw(**others):
         batch = sampler(jax.random.key(6), 0, only("numeric_column", 0, **(quiet | others)))
-        used = np.arange(6) < np.asarray(batch.n_features)[:, None]
+        used = np.arange(8) < np.asarray(batch.n_features)[:, None]
         return np.asarray(batch.x).swapaxes(1, 2)[used], np.asarray(batch.y)
 
     plain, y = draw()

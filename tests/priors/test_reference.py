@@ -18,7 +18,7 @@ from priorax.priors.mechanisms import MARGIN, draw_weights
 from priorax.priors.noise import noise_from_uniform, rows_normal, rows_uniform
 from priorax.priors.propagate import root_rows
 
-ROWS = 48
+ROWS = 64
 
 
 def softmax(v, axis):

@@ -16,7 +16,7 @@ from priorax.priors import TableShape, check_tasks, law_arrays, make_sampler, sa
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
 PRESETS = ("default", "graph_scm", "mlp_scm")
-SHAPE = dict(rows=64, columns=6)
+SHAPE = dict(rows=64, columns=8)  # the shape most tests of the prior share, so that it compiles once
 
 
 def leaves_equal(a, b):
@@ -60,6 +60,7 @@ def test_other_seeds_and_ids_are_other_tasks():
             assert not np.array_equal(a.x[i], a.x[j], equal_nan=True)
 
 
+@pytest.mark.slow
 def test_lane_count_changes_at_most_rounding():
     """Other block shapes may take another order of summation; a threshold can then flip a cell, rarely."""
     prior = load_prior("default")
@@ -72,43 +73,37 @@ def test_lane_count_changes_at_most_rounding():
         assert (np.asarray(a.y) == np.asarray(b.y)).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_rows_are_addressed_so_a_longer_table_starts_with_the_shorter_one():
     prior = load_prior("mlp_scm")
-    short = sample(prior, 0, range(8), rows=48, columns=6, context=32, with_scm=True)
-    long = sample(prior, 0, range(8), rows=96, columns=6, context=32, with_scm=True)
+    short = sample(prior, 0, range(8), rows=64, columns=8, context=48, with_scm=True)
+    long = sample(prior, 0, range(8), rows=96, columns=8, context=48, with_scm=True)
     plain = [
         i for i in range(8)
-        if np.array_equal(short.scm.order[i], np.arange(48)) and np.array_equal(long.scm.order[i][:48], np.arange(48))
+        if np.array_equal(short.scm.order[i], np.arange(64)) and np.array_equal(long.scm.order[i][:64], np.arange(64))
     ]  # fmt: skip
     assert len(plain) >= 4
     for i in plain:
-        assert np.allclose(short.x[i], long.x[i, :48], rtol=1e-4, atol=1e-4, equal_nan=True)
+        assert np.allclose(short.x[i], long.x[i, :64], rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def test_the_training_stream_is_the_sampled_tasks_in_order():
+def test_the_training_stream_is_the_sampled_tasks_in_order(training_sampler):
     prior = load_prior("default")
-    sampler = jax.jit(make_sampler(prior, TableShape(64, 6), 16))
-    third = sampler(jax.random.key(4), 2)
-    named = sample(prior, 4, range(32, 48), **SHAPE)
-    assert np.array_equal(third.info["task_id"], np.arange(32, 48))
+    third = training_sampler.run(jax.random.key(4), 2, law_arrays(prior))
+    named = sample(prior, 4, range(64, 96), **SHAPE)
+    assert np.array_equal(third.info["task_id"], np.arange(64, 96))
     assert np.array_equal(third.x, named.x, equal_nan=True) and np.array_equal(third.y, named.y)
 
 
-def test_laws_are_traced():
+def test_laws_are_traced(training_sampler):
     """Another law, key or step runs the same program."""
-    prior = load_prior("graph_scm")
-    traces = []
-
-    def counted(key, step, laws):
-        traces.append(1)
-        return make_sampler(prior, TableShape(32, 4), 8)(key, step, laws)
-
-    run = jax.jit(counted)
-    laws = law_arrays(prior)
+    run, traces = training_sampler
+    laws = law_arrays(load_prior("default"))
     first = run(jax.random.key(0), 0, laws)
+    before = len(traces)
     run(jax.random.key(1), 5, laws)
     two = run(jax.random.key(0), 0, {**laws, "classes_two_rate": laws["classes_two_rate"] * 0 + 1, "missing_rate": laws["missing_rate"] * 0})
-    assert len(traces) == 1
+    assert len(traces) == before
     assert (np.asarray(two.n_classes) == 2).all() and not np.isnan(two.x).any()
     assert not np.array_equal(first.y, two.y)
 
@@ -165,21 +160,18 @@ def test_bad_arguments_are_refused(kwargs, message):
     seed=st.integers(0, 2**31), two=st.floats(0, 1), missing=st.floats(0, 1), noise=st.floats(0.001, 3.0),
     mix=st.floats(0, 1), gain=st.floats(0.1, 20.0), family=st.integers(0, len(FAMILIES) - 1), least=st.integers(1, 6),
 )  # fmt: skip
-def test_any_law_gives_valid_tasks(seed, two, missing, noise, mix, gain, family, least):
+def test_any_law_gives_valid_tasks(training_sampler, graph_scm_laws, seed, two, missing, noise, mix, gain, family, least):
     """Laws are traced, so hypothesis moves through them without compiling."""
-    prior = load_prior("graph_scm")
-    laws = dict(law_arrays(prior))
+    laws = dict(graph_scm_laws)
     one = lambda v: np.asarray([v], np.float32)  # noqa: E731
     laws |= {
         "classes_two_rate": one(two), "missing_rate": one(missing), "mix_rate": one(mix), "columns_least": one(least),
         "noise_level": one([noise / 2, noise]), "activation_gain": one([gain / 2, gain]),
         "family": np.eye(len(FAMILIES), dtype=np.float32)[family][None],
     }  # fmt: skip
-    batch = _ANY(jax.random.key(seed), seed % 1000, laws)
+    batch = training_sampler.run(jax.random.key(seed), seed % 1000, training_sampler.alike(laws))
     check_tasks(batch)
 
-
-_ANY = jax.jit(make_sampler(load_prior("graph_scm"), TableShape(**SHAPE), 16))
 
 _DEVICES = """
 import sys, jax, numpy as np
@@ -190,7 +182,7 @@ from priorax.priors.sampler import sample_blocks
 prior = load_prior("default")
 laws = law_arrays(prior)
 def local(key, blocks):
-    return sample_blocks(prior.sizes, TableShape(64, 6), 8, False, laws, key, blocks)
+    return sample_blocks(prior.sizes, TableShape(64, 8), 8, False, laws, key, blocks)
 for n in (1, 2, 8):
     mesh = Mesh(np.array(jax.devices()[:n]), ("data",))
     run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"), check_vma=False))
@@ -200,6 +192,7 @@ for n in (1, 2, 8):
 """
 
 
+@pytest.mark.slow
 def test_one_two_and_eight_devices_give_the_same_tasks(tmp_path):
     """Two and eight devices give equal bits. One device compiles another program around the same block, and a few numeric
     cells differ in their last bit; labels, categories, missing cells and sizes are equal bits there too."""
@@ -224,7 +217,7 @@ def test_one_two_and_eight_devices_give_the_same_tasks(tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_million_tasks_are_finite(preset):
     """About 12 minutes a preset on two cores: python -m pytest -m slow tests/priors -k million."""
-    sampler = jax.jit(make_sampler(load_prior(preset), TableShape(64, 6), 4096))
+    sampler = jax.jit(make_sampler(load_prior(preset), TableShape(64, 8), 4096))
     for step in range(245):
         batch = sampler(jax.random.key(99), step)
         assert not np.isinf(batch.x).any()
