@@ -1,39 +1,38 @@
-"""One compiled training sampler for all tests of the prior: laws are traced, so it serves every law, member and seed."""
+"""One compiled sampler for all tests of the prior: laws are traced, so it serves every law, member and seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from priorax.configs import load_prior
-from priorax.priors import TableShape, law_arrays, make_sampler
+from priorax.priors import TableShape, law_arrays
+from priorax.priors.stream import _compiled
+
+TASKS = 32
 
 
-class Compiled(NamedTuple):
-    """A sampler of 32 tasks of 64 rows and 8 columns: ``run(key, step, laws)``, with the laws of `default`'s components."""
+class Compiled:
+    """The program behind ``sample(rows=64, columns=8)``, run with other laws: 32 tasks a step."""
 
-    run: Callable
-    traces: list  # grows by one with every trace
+    def __init__(self):
+        self.components = len(load_prior("default").components)
+        self.program = _compiled(load_prior("default").sizes, TableShape(64, 8), 8, False)
+
+    def __call__(self, key, step, laws):
+        blocks = jnp.arange(8, dtype=jnp.uint32) + jnp.uint32(step * TASKS // 8)
+        batch = self.program(laws, key, blocks, jnp.int32(TASKS // 8))
+        return jax.tree.map(lambda v: v[:TASKS], batch)
 
     def alike(self, laws):
-        """Laws of one component, as those of every component of `default`."""
-        count = len(load_prior("default").components)
-        return {k: np.repeat(np.asarray(v)[:1], count, axis=0) for k, v in laws.items()}
+        """Laws of one component, as those of every component the program was compiled for."""
+        return {k: np.repeat(np.asarray(v)[:1], self.components, axis=0) for k, v in laws.items()}
 
 
 @pytest.fixture(scope="session")
-def training_sampler() -> Compiled:
-    traces = []
-    sampler = make_sampler(load_prior("default"), TableShape(64, 8), 32)
-
-    def run(key, step, laws):
-        traces.append(1)
-        return sampler(key, step, laws)
-
-    return Compiled(jax.jit(run), traces)
+def compiled() -> Compiled:
+    return Compiled()
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ MEMBERS = [
 
 
 @pytest.fixture
-def sampler(training_sampler):
-    return lambda key, step, laws: training_sampler.run(key, step, training_sampler.alike(laws))
+def sampler(compiled):
+    return lambda key, step, laws: compiled(key, step, compiled.alike(laws))
 
 
 def only(law, index, **others):

@@ -19,6 +19,8 @@ from priorax.priors.noise import noise_from_uniform, rows_normal, rows_uniform
 from priorax.priors.propagate import root_rows
 
 ROWS = 64
+SIZES = load_prior("default").sizes
+WIDTH = SIZES.width
 
 
 def softmax(v, axis):
@@ -109,6 +111,27 @@ def fold(op, a, b):
             "logsumexp": lambda: np.logaddexp(squash(a), squash(b))}[op]()  # fmt: skip
 
 
+@jax.jit
+def node_draws(stream, kind, node, instruction, rows):
+    """Noise, its direction, and what stands in for a constant root."""
+    own = keys.sub(keys.sub(stream, Purpose.NODE_ROWS), node)
+    direction = keys.normal(keys.sub(keys.sub(keys.sub(stream, Purpose.WEIGHTS), instruction), 9), (WIDTH,))
+    return noise_from_uniform(kind, rows_uniform(own, rows)), direction, rows_normal(own, rows)
+
+
+@jax.jit
+def mechanism_draws(law, streams, stream, first_input, instruction):
+    """Weights of one mechanism, the quantiser of its first input, and the effects of all levels there can be."""
+    cut = jax.tree.map(lambda v: v[0], quantiser(law, streams, first_input))
+    drawn = draw_weights(SIZES, law, keys.sub(keys.sub(stream, Purpose.WEIGHTS), instruction), cut)._asdict()
+    table = jax.tree.map(lambda v: v[None], drawn.pop("table"))
+    drawn.pop("cut")
+    return drawn, cut, level_effects(table, jnp.arange(SIZES.many_levels)[None], WIDTH)
+
+
+one_root = jax.jit(root_rows, static_argnums=0)
+
+
 def interpret(model, do):
     """f64[N, W, ROWS] of a one-task model, do: {node: value}."""
     host = lambda t: jax.tree.map(lambda v: np.asarray(v)[0], t)  # noqa: E731
@@ -121,35 +144,28 @@ def interpret(model, do):
 
     def close(node, raw, noisy):
         v = (raw - params.mean[node][:, None]) * params.scale[node][:, None]
+        draws = node_draws(stream, jnp.int32(cohort.noise), jnp.int32(node), jnp.int32(node - sizes.roots), rows)
+        eps, direction, spare = (np.asarray(d, np.float64) for d in draws)
         if noisy:
-            s = node - sizes.roots
-            u = rows_uniform(keys.sub(keys.sub(stream, Purpose.NODE_ROWS), node), rows)
-            eps = np.asarray(noise_from_uniform(jnp.int32(cohort.noise), u), np.float64)
-            direction = np.asarray(keys.normal(keys.sub(keys.sub(keys.sub(stream, Purpose.WEIGHTS), s), 9), (w,)), np.float64)
             alive = params.scale[node] > 0
             level = np.where(alive, plan.noise_level[node], 1.0) * direction
             strength = 1.0 + plan.heteroscedastic[node] * np.tanh(v[0])
             v = (v + level[:, None] * (eps * strength)[None]) / np.sqrt(alive + level**2 + 1e-6)[:, None]
         else:
-            spare = np.asarray(rows_normal(keys.sub(keys.sub(stream, Purpose.NODE_ROWS), node), rows), np.float64)
             v = np.where(params.scale[node][:, None] > 0, v, spare)
         values[node] = np.clip(v, -1e4, 1e4)
         if node in do:
             values[node] = do[node]
 
     for r in range(cohort.n_roots):
-        raw = root_rows(sizes, jnp.int32(cohort.root[r]), jnp.int32(cohort.root_activation[r]), model.stream, rows, jnp.int32(r))
+        raw = one_root(sizes, jnp.int32(cohort.root[r]), jnp.int32(cohort.root_activation[r]), model.stream, rows, jnp.int32(r))
         close(r, np.asarray(raw, np.float64)[0], noisy=False)
+    folded = None
     for s in range(cohort.n_instructions):
         flat = values.reshape(sizes.nodes * w, ROWS)[plan.inputs[s]]
-        cut = quantiser(law, model.stream, jnp.asarray(plan.inputs[s][:1]))
-        cut = jax.tree.map(lambda v: v[0], cut)
-        drawn = draw_weights(sizes, law, keys.sub(keys.sub(stream, Purpose.WEIGHTS), s), cut)._asdict()
-        table = jax.tree.map(lambda v: v[None], drawn.pop("table"))
-        wt = {k: np.asarray(v, np.float64) for k, v in drawn.items() if k != "cut"}
-        levels = np.arange(int(cut.count))
-        wt |= {"count": int(cut.count), "steep": float(cut.steep),
-               "effects": np.asarray(level_effects(table, jnp.asarray(levels)[None], w), np.float64)[0]}
+        drawn, cut, effects = mechanism_draws(law, model.stream, stream, jnp.asarray(plan.inputs[s][:1]), jnp.int32(s))
+        wt = {k: np.asarray(v, np.float64) for k, v in drawn.items()}
+        wt |= {"count": int(cut.count), "steep": float(cut.steep), "effects": np.asarray(effects, np.float64)[0]}
         anchors = params.anchors[s].astype(np.float64)
         out = np.zeros((w, ROWS))
         if plan.has_parents[s]:

@@ -87,23 +87,23 @@ def test_rows_are_addressed_so_a_longer_table_starts_with_the_shorter_one():
         assert np.allclose(short.x[i], long.x[i, :64], rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def test_the_training_stream_is_the_sampled_tasks_in_order(training_sampler):
+@pytest.mark.slow
+def test_the_training_stream_is_the_sampled_tasks_in_order():
     prior = load_prior("default")
-    third = training_sampler.run(jax.random.key(4), 2, law_arrays(prior))
+    third = jax.jit(make_sampler(prior, TableShape(**SHAPE), 32))(jax.random.key(4), 2)
     named = sample(prior, 4, range(64, 96), **SHAPE)
     assert np.array_equal(third.info["task_id"], np.arange(64, 96))
     assert np.array_equal(third.x, named.x, equal_nan=True) and np.array_equal(third.y, named.y)
 
 
-def test_laws_are_traced(training_sampler):
-    """Another law, key or step runs the same program."""
-    run, traces = training_sampler
+def test_laws_are_traced(compiled):
+    """Another law, key or step, and another number of tasks, runs the same program."""
     laws = law_arrays(load_prior("default"))
-    first = run(jax.random.key(0), 0, laws)
-    before = len(traces)
-    run(jax.random.key(1), 5, laws)
-    two = run(jax.random.key(0), 0, {**laws, "classes_two_rate": laws["classes_two_rate"] * 0 + 1, "missing_rate": laws["missing_rate"] * 0})
-    assert len(traces) == before
+    first = compiled(jax.random.key(0), 0, laws)
+    compiled(jax.random.key(1), 5, laws)
+    sample(load_prior("default"), 0, [3], **SHAPE)
+    two = compiled(jax.random.key(0), 0, {**laws, "classes_two_rate": laws["classes_two_rate"] * 0 + 1, "missing_rate": laws["missing_rate"] * 0})
+    assert compiled.program._cache_size() == 1
     assert (np.asarray(two.n_classes) == 2).all() and not np.isnan(two.x).any()
     assert not np.array_equal(first.y, two.y)
 
@@ -160,7 +160,7 @@ def test_bad_arguments_are_refused(kwargs, message):
     seed=st.integers(0, 2**31), two=st.floats(0, 1), missing=st.floats(0, 1), noise=st.floats(0.001, 3.0),
     mix=st.floats(0, 1), gain=st.floats(0.1, 20.0), family=st.integers(0, len(FAMILIES) - 1), least=st.integers(1, 6),
 )  # fmt: skip
-def test_any_law_gives_valid_tasks(training_sampler, graph_scm_laws, seed, two, missing, noise, mix, gain, family, least):
+def test_any_law_gives_valid_tasks(compiled, graph_scm_laws, seed, two, missing, noise, mix, gain, family, least):
     """Laws are traced, so hypothesis moves through them without compiling."""
     laws = dict(graph_scm_laws)
     one = lambda v: np.asarray([v], np.float32)  # noqa: E731
@@ -169,7 +169,7 @@ def test_any_law_gives_valid_tasks(training_sampler, graph_scm_laws, seed, two, 
         "noise_level": one([noise / 2, noise]), "activation_gain": one([gain / 2, gain]),
         "family": np.eye(len(FAMILIES), dtype=np.float32)[family][None],
     }  # fmt: skip
-    batch = training_sampler.run(jax.random.key(seed), seed % 1000, training_sampler.alike(laws))
+    batch = compiled(jax.random.key(seed), seed % 1000, compiled.alike(laws))
     check_tasks(batch)
 
 

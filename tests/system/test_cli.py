@@ -221,6 +221,7 @@ def test_inspect_prior_reports(capsys, tmp_path):
     assert {p.name for p in (tmp_path / "r").glob("*.png")} == {"sizes.png", "marginals.png", "tasks.png", "graphs.png"}
 
 
+@pytest.mark.slow
 def test_bench_prior_json_and_comparison(tmp_path, run_cli):
     base = tmp_path / "base.json"
     args = ["bench", "prior", "--shapes", "64x8", "--tasks", "64", "--repeats", "3"]
@@ -293,6 +294,7 @@ def test_killed_generate_resumes_to_the_same_bytes(tmp_path):
     assert digest(tmp_path / "killed") == digest(tmp_path / "clean")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_generate_with_143(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "priorax", "generate", "--out", str(tmp_path / "d"), "--n-tasks", "100000", "--shard-size",
