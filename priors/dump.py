@@ -25,7 +25,7 @@ from ..configs.errors import ConfigError, DataError, ThresholdError
 from ..configs.files import replacing, sha256_of, write_text
 from ..configs.load import config_digest, to_yaml
 from ..configs.prior import ENGINE_VERSION, PriorConfig
-from .records import TaskRecord, graphs, impute, records
+from .records import TaskRecord, graphs, impute, records, task_infos
 from .sampler import LANES
 from .stream import MAX_TASK_ID, sample
 from .task import TableShape
@@ -53,6 +53,7 @@ class DumpSpec:
       group_size: tasks that share one width and one split (HDF5).
       missing: ``keep`` missing values, ``impute`` them from the context rows, or ``none``: draw tasks without any.
       with_graph: store the causal graphs.
+      with_info: store how each task was made and how well it can be learned (`records.INFO`).
       schema, token_budget: for prompts.
     """
 
@@ -68,6 +69,7 @@ class DumpSpec:
     group_size: int = 32
     missing: str = "keep"
     with_graph: bool = False
+    with_info: bool = False
     schema: str = "messages"
     token_budget: int = 110_000
 
@@ -93,9 +95,10 @@ class DumpSpec:
                 f"format {self.format} cannot hold missing values (its readers skip the batch or turn the loss into "
                 "NaN); use --missing impute or --missing none"
             )
-        if self.with_graph and not form.with_graph:
-            able = ", ".join(k for k, v in FORMATS.items() if v.with_graph)
-            raise ConfigError(f"format {self.format} has no place for graphs; formats that have: {able}")
+        for wanted, what in ((self.with_graph, "graphs"), (self.with_info, "facts about tasks")):
+            if wanted and not form.with_extras:
+                able = ", ".join(k for k, v in FORMATS.items() if v.with_extras)
+                raise ConfigError(f"format {self.format} has no place for {what}; formats that have: {able}")
         if self.schema not in SCHEMAS:
             raise ConfigError(f"schema is {self.schema!r}; allowed: {', '.join(SCHEMAS)}")
         if form.grouped:
@@ -157,9 +160,11 @@ def _draw(spec: DumpSpec, ids: range, step: int) -> list[TaskRecord]:
     # Always a whole step, so that a short tail compiles no second program.
     drawn = range(ids.start, min(ids.start + step, MAX_TASK_ID + 1))
     shape = {"rows": spec.rows, "columns": spec.columns, "context": spec.context}
-    batch = sample(spec.drawn_prior, spec.seed, drawn, **shape, with_scm=spec.with_graph)
+    batch = sample(spec.drawn_prior, spec.seed, drawn, **shape, with_scm=spec.with_graph, score=spec.with_info)
     found = graphs(batch.scm) if spec.with_graph else None
-    out = records(jax.device_get(dataclasses.replace(batch, scm=None)), ids, found)
+    batch = jax.device_get(dataclasses.replace(batch, scm=None))
+    infos = task_infos(batch, [c.name for c in spec.prior.components]) if spec.with_info else None
+    out = records(batch, ids, found, infos)
     if any(np.isinf(t.x).any() for t in out):
         raise DataError(f"a task among {ids.start} .. {ids.stop - 1} holds an infinity; please report the seed")
     return [impute(t) for t in out] if spec.missing == "impute" else out
@@ -302,6 +307,7 @@ def _write_part(spec: DumpSpec, out: Path, part: int, on_tasks: Callable[[int], 
         max_classes=spec.prior.sizes.classes,
         group_size=spec.group_size,
         with_graph=spec.with_graph,
+        with_info=spec.with_info,
         metadata={
             "priorax.engine": ENGINE_VERSION,
             "priorax.prior": json.dumps(summary["prior"], sort_keys=True),
@@ -345,7 +351,7 @@ def _finish(spec: DumpSpec, out: Path, files: list[dict[str, Any]]) -> None:
         write_text(out / "metadata.json", json.dumps(_tabicl_metadata(spec), indent=2) + "\n")
     write_text(out / "README.md", card(settings, files))
     if spec.format == "parquet":
-        write_text(out / "croissant.json", json.dumps(croissant(settings, files, spec.with_graph), indent=2) + "\n")
+        write_text(out / "croissant.json", json.dumps(croissant(settings, files, spec.with_graph, spec.with_info), indent=2) + "\n")
     manifest = {**settings, "license": "Apache-2.0", "files": files}
     write_text(out / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .records import INFO
+
 SUFFIX = {"parquet": "*.parquet", "hdf5": "*.h5", "npz": "*.npz", "csv": "**/*.csv", "mllm-jsonl": "*.jsonl"}
 
 READING = {
@@ -36,6 +38,7 @@ def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
         ("missing values", {"keep": "as drawn", "impute": "filled from the context rows", "none": "none drawn"}[
             settings["missing"]]),
         ("graphs", "yes" if settings["with_graph"] else "no"),
+        ("facts about tasks", "yes" if settings["with_info"] else "no"),
         ("prior", f"{prior['name']}, engine version {prior['version']}, sha256 {prior['sha256'][:16]}"),
         ("seed", settings["seed"]),
         ("made with", f"jax {settings['jax_version']} on {settings['device_kind']}"),
@@ -53,7 +56,7 @@ def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
-def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph: bool) -> dict[str, Any]:
+def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph: bool, with_info: bool) -> dict[str, Any]:
     """Croissant 1.0 metadata (JSON-LD) of a Parquet dump."""
     columns = {
         "task_id": ("sc:Integer", "number of the task in the stream of the seed"),
@@ -72,6 +75,9 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
             "node_of_feature": ("sc:Integer", "the node each column shows, -1 for pure noise"),
             "target_node": ("sc:Integer", "the node of the label"),
         }
+    if with_info:
+        kinds = {str: "sc:Text", int: "sc:Integer", float: "sc:Float"}
+        columns |= {f"info_{k}": (kinds[kind], f"{k} of the task, see the documentation of the prior") for k, kind in INFO.items()}
     listed = {"X", "y", "feature_types", "cardinalities", "node_of_feature"}
     fields = []
     for name, (kind, text) in columns.items():

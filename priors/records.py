@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..configs.prior import COMBINES, FAMILIES, ROOTS, TARGETS, Sizes
+from ..configs.prior import COMBINES, FAMILIES, GRAPHS, MISSINGNESS, ROOTS, TARGETS, Sizes
 from .plan import CohortPlan, TaskPlan
 from .scm import SCM
 from .target import rule_columns
@@ -38,6 +38,14 @@ class TaskGraph:
     rule_columns: tuple[int, ...] = ()
 
 
+INFO: dict[str, type] = {
+    "component": str, "graph": str, "target": str, "missing": str, "n_nodes": int, "n_edges": int, "n_causes": int,
+    "n_effects": int, "label_noise": float, "noise_share": float, "fallback": int, "learnability_z": float,
+    "learnability_r2": float,
+}  # fmt: skip
+"""What a dump can say about each task (see `priors.sample`, `info`), indices replaced by names."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskRecord:
     """One task, cropped to the rows and columns it uses.
@@ -51,6 +59,7 @@ class TaskRecord:
       categorical: bool[F].
       cardinality: i32[F], levels of a categorical column, 0 for a numeric one.
       graph: the causal graph, when it was asked for.
+      info: the fields of `INFO`, when they were asked for.
     """
 
     task_id: int
@@ -61,6 +70,7 @@ class TaskRecord:
     categorical: np.ndarray
     cardinality: np.ndarray
     graph: TaskGraph | None = None
+    info: dict[str, Any] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -72,7 +82,10 @@ class TaskRecord:
 
 
 def records(
-    batch: TaskBatch, task_ids: Sequence[int], graphs: Sequence[TaskGraph | None] | None = None
+    batch: TaskBatch,
+    task_ids: Sequence[int],
+    graphs: Sequence[TaskGraph | None] | None = None,
+    infos: Sequence[dict[str, Any]] | None = None,
 ) -> list[TaskRecord]:
     """Splits a batch (host or device) into records. One per task id; tasks of the batch beyond them are left out."""
     x, y = np.asarray(batch.x), np.asarray(batch.y)
@@ -92,9 +105,20 @@ def records(
                 categorical=categorical[b, :f],
                 cardinality=cardinality[b, :f],
                 graph=graphs[b] if graphs is not None else None,
+                info=infos[b] if infos is not None else None,
             )
         )
     return found
+
+
+def task_infos(batch: TaskBatch, components: Sequence[str]) -> list[dict[str, Any]]:
+    """The fields of `INFO` for every task of a batch sampled with ``score=True``. components: names in the prior's order."""
+    names = {"component": components, "graph": GRAPHS, "target": TARGETS, "missing": ("none", *MISSINGNESS)}
+    values = {k: np.asarray(batch.info[k]).tolist() for k in INFO}
+    return [
+        {k: names[k][values[k][b]] if kind is str else kind(values[k][b]) for k, kind in INFO.items()}
+        for b in range(batch.n_tasks)
+    ]
 
 
 def graphs(scm: SCM) -> list[TaskGraph]:

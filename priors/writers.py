@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..configs.errors import DataError, require
-from .records import TaskGraph, TaskRecord, graph_to_dict
+from .records import INFO, TaskGraph, TaskRecord, graph_to_dict
 from .writers_hdf5 import write_hdf5
 from .writers_tabicl import write_tabicl
 from .writers_text import write_mllm
@@ -33,7 +33,7 @@ class PartInfo:
       index: number of the part.
       rows, columns, max_classes: the room the tasks were drawn into.
       group_size: tasks that share one width and one split (HDF5).
-      with_graph: whether tasks carry graphs.
+      with_graph, with_info: whether tasks carry graphs and facts.
       metadata: text written into the file where the format has a place for it.
       schema: variant of a text format.
       token_budget: prompts longer than this are left out (text formats).
@@ -46,6 +46,7 @@ class PartInfo:
     max_classes: int
     group_size: int = 1
     with_graph: bool = False
+    with_info: bool = False
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     schema: str = "messages"
     token_budget: int = 110_000
@@ -56,19 +57,20 @@ Writer = Callable[[Path, Chunks, PartInfo], list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A dump format: its writer, whether it can hold missing values, whether it needs equal groups."""
+    """A dump format: its writer, whether it can hold missing values, whether it needs equal groups, whether it has a place
+    for graphs and facts about tasks."""
 
     write: Writer
     holds_nan: bool
     grouped: bool = False
-    with_graph: bool = False
+    with_extras: bool = False
     about: str = ""
 
 
 # --- Parquet: one row per task ------------------------------------------------------------------------------------
 
 
-def parquet_schema(with_graph: bool, metadata: dict[str, str]) -> Any:
+def parquet_schema(with_graph: bool, metadata: dict[str, str], with_info: bool = False) -> Any:
     """The Arrow schema of our own format; its metadata is part of every file."""
     pa = require("pyarrow", "dumps", "Parquet")
     fields = [
@@ -83,6 +85,9 @@ def parquet_schema(with_graph: bool, metadata: dict[str, str]) -> Any:
             ("target_node", pa.int32()), ("mechanism", pa.list_(pa.string())),
             ("rule_columns", pa.list_(pa.int32())),
         ]  # fmt: skip
+    if with_info:
+        kinds = {str: pa.string(), int: pa.int32(), float: pa.float32()}
+        fields += [(f"info_{name}", kinds[kind]) for name, kind in INFO.items()]
     return pa.schema(fields, metadata={"priorax.format": FORMAT_VERSION, **metadata})
 
 
@@ -90,18 +95,19 @@ def write_parquet(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     """Our own format: `NAME.parquet`, one row per task, one row group per chunk, zstd."""
     pq = require("pyarrow.parquet", "dumps", "Parquet")
     name = f"{info.stem}.parquet"
-    schema = parquet_schema(info.with_graph, info.metadata)
+    schema = parquet_schema(info.with_graph, info.metadata, info.with_info)
     text = ["task_type", *(["mechanism.list.element"] if info.with_graph else [])]
+    text += [f"info_{name}" for name, kind in INFO.items() if kind is str] if info.with_info else []
     with pq.ParquetWriter(
         folder / name, schema, compression="zstd", compression_level=3, use_dictionary=text,
         write_statistics=["task_id"], column_encoding={"X.list.element": "BYTE_STREAM_SPLIT"},
     ) as writer:  # fmt: skip
         for chunk in chunks:
-            writer.write_batch(_arrow_batch(chunk, schema, info.with_graph))
+            writer.write_batch(_arrow_batch(chunk, schema, info.with_graph, info.with_info))
     return [name]
 
 
-def _arrow_batch(tasks: list[TaskRecord], schema: Any, with_graph: bool) -> Any:
+def _arrow_batch(tasks: list[TaskRecord], schema: Any, with_graph: bool, with_info: bool) -> Any:
     import pyarrow as pa
 
     def lists(parts: list[np.ndarray], kind: Any) -> Any:
@@ -132,7 +138,16 @@ def _arrow_batch(tasks: list[TaskRecord], schema: Any, with_graph: bool) -> Any:
             pa.array([list(g.mechanism) for g in graphs], pa.list_(pa.string())),
             pa.array([list(g.rule_columns) for g in graphs], pa.list_(pa.int32())),
         ]  # fmt: skip
+    if with_info:
+        infos = [_info(t) for t in tasks]
+        columns += [pa.array([i[name] for i in infos], schema.field(f"info_{name}").type) for name in INFO]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _info(task: TaskRecord) -> dict[str, Any]:
+    if task.info is None:
+        raise DataError(f"task {task.task_id} carries no facts, but they were asked for")
+    return task.info
 
 
 def _graph(task: TaskRecord) -> TaskGraph:
@@ -153,6 +168,7 @@ def read_parquet(path: Path) -> Iterator[TaskRecord]:
     if metadata.get(b"priorax.format") != FORMAT_VERSION.encode():
         raise DataError(f"{path} is not a task dump of format version {FORMAT_VERSION}")
     with_graph = "edges" in file.schema_arrow.names
+    with_info = "info_component" in file.schema_arrow.names
     for batch in file.iter_batches(batch_size=64):
         for row in range(batch.num_rows):
             cell = {name: batch.column(i)[row] for i, name in enumerate(batch.schema.names)}
@@ -174,6 +190,7 @@ def read_parquet(path: Path) -> Iterator[TaskRecord]:
                 categorical=np.array(cell["feature_types"].as_py(), np.int8) == 1,
                 cardinality=np.array(cell["cardinalities"].as_py(), np.int32),
                 graph=graph,
+                info={k: cell[f"info_{k}"].as_py() for k in INFO} if with_info else None,
             )
 
 
@@ -182,7 +199,7 @@ def read_parquet(path: Path) -> Iterator[TaskRecord]:
 
 def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     """`NAME.npz`: padded arrays x f32[N, R, F] (0 past a task's columns), y i32[N, R], n_features, n_classes,
-    n_context, categorical, cardinality, task_id; with graphs also edges i32[E, 4] (task row, source, destination, lag),
+    n_context, categorical, cardinality, task_id; with facts info_NAME of each (`records.INFO`); with graphs also edges i32[E, 4] (task row, source, destination, lag),
     n_nodes, node_of_feature (-1 past a task's columns), target_node. Holds a whole part in memory."""
     tasks = [t for chunk in chunks for t in chunk]
     n, rows, columns = len(tasks), info.rows, info.columns
@@ -210,6 +227,9 @@ def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
         arrays["node_of_feature"] = np.full((n, columns), -1, np.int32)
         for i, g in enumerate(graphs):
             arrays["node_of_feature"][i, : len(g.node_of_feature)] = g.node_of_feature
+    if info.with_info:
+        infos = [_info(t) for t in tasks]
+        arrays |= {f"info_{name}": np.array([i[name] for i in infos]) for name in INFO}
     arrays["metadata"] = np.array(json.dumps(info.metadata, sort_keys=True))
     name = f"{info.stem}.npz"
     with open(folder / name, "wb") as file:
@@ -219,7 +239,7 @@ def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
 
 def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     """One folder per part; for each task `task-ID.csv` (columns num_0, cat_1, ..., target, split; empty cell = missing)
-    and a sidecar `task-ID.json` (classes, cardinalities and, with graphs, the causal graph)."""
+    and a sidecar `task-ID.json` (classes, cardinalities and, where asked for, the causal graph and facts)."""
     names = []
     (folder / info.stem).mkdir(parents=True, exist_ok=True)
     for chunk in chunks:
@@ -240,6 +260,8 @@ def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
             }  # fmt: skip
             if info.with_graph:
                 sidecar["graph"] = graph_to_dict(_graph(t))
+            if info.with_info:
+                sidecar["info"] = _info(t)
             (folder / f"{base}.json").write_text(json.dumps(sidecar, sort_keys=True) + "\n", encoding="utf-8")
             names += [f"{base}.csv", f"{base}.json"]
     return names
@@ -247,11 +269,11 @@ def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
 
 FORMATS: dict[str, Format] = {
     "parquet": Format(
-        write_parquet, holds_nan=True, with_graph=True, about="one row per task; reading needs only pyarrow"
+        write_parquet, holds_nan=True, with_extras=True, about="one row per task; reading needs only pyarrow"
     ),
     "hdf5": Format(write_hdf5, holds_nan=False, grouped=True, about="prior dump for nanoTabPFN and TFM-Playground"),
     "tabicl": Format(write_tabicl, holds_nan=False, about="saved prior batches of TabICL (.pt)"),
-    "npz": Format(write_npz, holds_nan=True, with_graph=True, about="padded NumPy arrays"),
-    "csv": Format(write_csv, holds_nan=True, with_graph=True, about="one CSV per task with a JSON sidecar"),
+    "npz": Format(write_npz, holds_nan=True, with_extras=True, about="padded NumPy arrays"),
+    "csv": Format(write_csv, holds_nan=True, with_extras=True, about="one CSV per task with a JSON sidecar"),
     "mllm-jsonl": Format(write_mllm, holds_nan=False, about="MachineLearningLM prompts, one JSON object per line"),
 }

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("cmd_evaluate", "Evaluate", "compare with baselines on real data sets"),
     "inspect prior": ("cmd_inspect_prior", "InspectPrior", "picture of what a prior draws"),
     "inspect task": ("cmd_inspect_task", "InspectTask", "one task: its table and its causal graph"),
+    "inspect members": ("cmd_inspect_members", "InspectMembers", "a picture of every mechanism, graph and column kind"),
     "inspect checkpoint": ("cmd_inspect_file", "InspectCheckpoint", "what a weights file holds"),
     "inspect dump": ("cmd_inspect_file", "InspectDump", "recognise a dump, ours or foreign, and check its rules"),
     "bench prior": ("cmd_bench", "BenchPrior", "tasks a second of the sampler"),

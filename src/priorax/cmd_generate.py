@@ -56,6 +56,9 @@ class Generate(options.OutDir):
     """Missing values: keep them, fill them from context rows, or draw none. auto keeps them where the format can."""
     with_graph: options.Switch = False
     """Store the causal graph of every task."""
+    with_info: options.Switch = False
+    """Store how every task was made (component, graph law, target, noise, causes and effects) and how well its class can be
+    learned. Scoring takes several times as long as sampling."""
     verify: options.Switch = False
     """Check the files of --out against its manifest (exit code 7 on a difference) instead of writing."""
     dry_run: options.Switch = False
@@ -74,7 +77,7 @@ class Generate(options.OutDir):
         missing = self.missing if self.missing != "auto" else "keep" if FORMATS[form].holds_nan else "impute"
         spec = dump.DumpSpec(
             prior, self.seed, self.first, self.n_tasks, self.rows, self.columns, self.context, form, self.shard_size,
-            self.group_size, missing, self.with_graph, self.schema, self.token_budget,
+            self.group_size, missing, self.with_graph, self.with_info, self.schema, self.token_budget,
         )  # fmt: skip
         shard = self._shard()
         if self.dry_run:

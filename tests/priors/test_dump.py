@@ -138,6 +138,7 @@ def test_every_format_writes_real_tasks(spec, form, tmp_path):
         (dict(seed=-1), "seed"),
         (dict(first=2**32), "2\\*\\*32"),
         (dict(format="tabicl", missing="impute", with_graph=True), "no place for graphs"),
+        (dict(format="mllm-jsonl", missing="impute", with_info=True), "no place for facts"),
         (dict(missing="drop"), "allowed: keep"),
     ],
 )
@@ -147,10 +148,12 @@ def test_bad_settings_are_refused(spec, changes, says):
 
 
 def test_graphs_are_acyclic_and_reach_the_columns(spec, tmp_path):
-    write_dump(dataclasses.replace(spec, with_graph=True, n_tasks=16), tmp_path)
+    write_dump(dataclasses.replace(spec, with_graph=True, with_info=True, n_tasks=16), tmp_path)
     (file,) = (tmp_path / "data").iterdir()
     for t in read_parquet(file):
         g = t.graph
+        assert t.info["n_nodes"] == g.n_nodes - 1 and t.info["target"] == g.mechanism[-1]
+        assert np.isfinite(t.info["learnability_z"]) and t.info["component"] in {c.name for c in spec.prior.components}
         assert (g.edges[:, 0] < g.edges[:, 1]).all(), "topological order"
         assert g.edges.max(initial=0) < g.n_nodes == len(g.mechanism)
         assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= -1

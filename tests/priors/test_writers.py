@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priorax.configs.errors import ConfigError
-from priorax.priors.records import TaskGraph, TaskRecord, group_equal, impute
+from priorax.configs.errors import ConfigError, DataError
+from priorax.priors.records import INFO, TaskGraph, TaskRecord, group_equal, impute
 from priorax.priors.writers import FORMATS, PartInfo, read_parquet
 from priorax.priors.writers_text import prompt
 
@@ -38,7 +39,10 @@ def make_task(task_id: int, width: int = 4, context: int = 12, classes: int = 3,
         target_node=width + 1,
         mechanism=("root", *["linear"] * (width + 1)),
     )
-    return TaskRecord(task_id, x, y, context, classes, categorical, np.where(categorical, 5, 0).astype(np.int32), graph)
+    facts = {k: kind(task_id) for k, kind in INFO.items()}
+    return TaskRecord(
+        task_id, x, y, context, classes, categorical, np.where(categorical, 5, 0).astype(np.int32), graph, facts
+    )
 
 
 @pytest.fixture
@@ -83,6 +87,21 @@ def test_parquet_round_trip_with_graphs(tasks, tmp_path):
         np.testing.assert_array_equal(a.graph.edges, b.graph.edges)
         np.testing.assert_array_equal(a.graph.node_of_feature, b.graph.node_of_feature)
         assert (a.graph.target_node, a.graph.mechanism) == (b.graph.target_node, b.graph.mechanism)
+
+
+def test_facts_about_tasks_come_back(tasks, tmp_path):
+    (file,) = write("parquet", tmp_path / "p", tasks, with_info=True)
+    assert [t.info for t in read_parquet(tmp_path / "p" / file)] == [t.info for t in tasks]
+    (file,) = write("npz", tmp_path / "n", tasks, with_info=True)
+    with np.load(tmp_path / "n" / file, allow_pickle=False) as f:
+        assert f["info_component"].tolist() == [t.info["component"] for t in tasks]
+        np.testing.assert_array_equal(f["info_noise_share"], [t.info["noise_share"] for t in tasks])
+    files = write("csv", tmp_path / "c", tasks, with_info=True)
+    sidecars = [json.loads((tmp_path / "c" / f).read_text()) for f in files if f.endswith(".json")]
+    assert [s["info"] for s in sidecars] == [t.info for t in tasks]
+    bare = [dataclasses.replace(t, info=None) for t in tasks]
+    with pytest.raises(DataError, match="carries no facts"):
+        write("parquet", tmp_path / "p", bare, with_info=True)
 
 
 def test_parquet_needs_only_pyarrow(tasks, tmp_path):

@@ -221,6 +221,16 @@ def test_inspect_prior_reports(capsys, tmp_path):
     assert {p.name for p in (tmp_path / "r").glob("*.png")} == {"sizes.png", "marginals.png", "tasks.png", "graphs.png"}
 
 
+def test_inspect_members_draws_every_member_of_a_law(capsys, tmp_path):
+    args = ["inspect", "members", "--laws", "combine", "--n-tasks", "2", *SMALL]
+    code, text, _ = run(capsys, *args, "--out", tmp_path / "m", "--json")
+    assert code == 0 and json.loads(text)["members"] == 5
+    assert (tmp_path / "m" / "combine.png").stat().st_size > 1000
+    assert (tmp_path / "m" / "report.html").read_text().count("data:image/png") == 1
+    code, _, err = run(capsys, "inspect", "members", "--laws", "color", "--out", tmp_path / "n")
+    assert code == 2 and "laws are" in err and not (tmp_path / "n").exists()
+
+
 @pytest.mark.slow
 def test_bench_prior_json_and_comparison(tmp_path, run_cli):
     base = tmp_path / "base.json"
