@@ -16,6 +16,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bits and tolerances are stated for CPU; set it to "cuda" to try a GPU
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The tables are tiny: OpenMP threads gain nothing, and on a busy machine they spin while they wait for one another (a gradient
+# boosting fit that takes a second alone was seen to take two minutes).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
