@@ -54,7 +54,7 @@ def openml_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_cli():
     """Runs the command line in a process of its own: ``run_cli("doctor", "--json", cwd=..., env={...})``."""
 
-    def run(*args: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300):
+    def run(*args: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 1800):
         return subprocess.run(
             [sys.executable, "-m", "priorax", *map(str, args)],
             cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout,

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow  # compiles the sampler inside a training step, twice
+
 
 @pytest.fixture(scope="module")
 def demo(run_cli, tmp_path_factory):
