@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # Before anything imports jax. The compile cache is shared by all test processes and by later runs; a cold run fills it.
@@ -27,6 +28,45 @@ settings.register_profile("priorax", deadline=None)  # a busy machine is not a f
 settings.load_profile("priorax")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+BUDGET = os.environ.get("PRIORAX_TEST_BUDGET", "40")
+"""Minutes after which no further test is started, or "none". An ordinary machine needs a fraction of it."""
+_started, _left_out = time.monotonic(), []
+
+
+def _budget() -> float:
+    try:
+        return float("inf") if BUDGET == "none" else 60.0 * float(BUDGET)
+    except ValueError:
+        raise pytest.UsageError(f'PRIORAX_TEST_BUDGET is {BUDGET!r}; give minutes, or "none"') from None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheap rooms come first and heavy tests last, so that on a slow machine the budget buys as many checks as it can."""
+    rooms = ("configs", "eval", "system", "priors", "train", "models")
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        return item.get_closest_marker("heavy") is not None, rooms.index(room) if room in rooms else len(rooms)
+
+    items.sort(key=rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() - _started > _budget():
+        _left_out.append(item.nodeid)
+        pytest.skip(f"the time budget of {BUDGET} minutes is used up (PRIORAX_TEST_BUDGET)")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _left_out:
+        terminalreporter.section("not run", sep="=", red=True, bold=True)
+        terminalreporter.line(
+            f"{len(_left_out)} tests were NOT run: the time budget of {BUDGET} minutes was used up. This machine is slow; "
+            "PRIORAX_TEST_BUDGET=none runs everything. First and last left out:"
+        )
+        for name in (_left_out[0], _left_out[-1]):
+            terminalreporter.line(f"  {name}")
 
 
 @pytest.fixture(scope="session")

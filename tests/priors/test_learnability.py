@@ -52,7 +52,7 @@ def test_selection_keeps_learnable_tasks_first_and_in_order(batch):
     check_tasks(kept)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_oversampling_prior_gives_the_asked_number_of_learnable_tasks():
     prior = load_prior("pretraining")
     kept = jax.jit(make_sampler(prior, TableShape(64, 8, least_columns=3), 16))(jax.random.key(0), 3)

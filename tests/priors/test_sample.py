@@ -60,7 +60,7 @@ def test_other_seeds_and_ids_are_other_tasks():
             assert not np.array_equal(a.x[i], a.x[j], equal_nan=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_lane_count_changes_at_most_rounding():
     """Other block shapes may take another order of summation; a threshold can then flip a cell, rarely."""
     prior = load_prior("default")
@@ -73,7 +73,7 @@ def test_lane_count_changes_at_most_rounding():
         assert (np.asarray(a.y) == np.asarray(b.y)).mean() > 0.999
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_rows_are_addressed_so_a_longer_table_starts_with_the_shorter_one():
     prior = load_prior("mlp_scm")
     short = sample(prior, 0, range(8), rows=64, columns=8, context=48, with_scm=True)
@@ -87,7 +87,7 @@ def test_rows_are_addressed_so_a_longer_table_starts_with_the_shorter_one():
         assert np.allclose(short.x[i], long.x[i, :64], rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_training_stream_is_the_sampled_tasks_in_order():
     prior = load_prior("default")
     third = jax.jit(make_sampler(prior, TableShape(**SHAPE), 32))(jax.random.key(4), 2)
@@ -192,7 +192,7 @@ for n in (1, 2, 8):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_one_two_and_eight_devices_give_the_same_tasks(tmp_path):
     """Two and eight devices give equal bits. One device compiles another program around the same block, and a few numeric
     cells differ in their last bit; labels, categories, missing cells and sizes are equal bits there too."""

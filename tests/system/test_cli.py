@@ -231,7 +231,7 @@ def test_inspect_members_draws_every_member_of_a_law(capsys, tmp_path):
     assert code == 2 and "laws are" in err and not (tmp_path / "n").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_bench_prior_json_and_comparison(tmp_path, run_cli):
     base = tmp_path / "base.json"
     args = ["bench", "prior", "--shapes", "64x8", "--tasks", "64", "--repeats", "3"]
@@ -279,7 +279,7 @@ def test_absent_device_is_exit_code_4(run_cli):
     assert done.returncode == 4 and "not available" in done.stderr and "priorax[tpu]" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_killed_generate_resumes_to_the_same_bytes(tmp_path):
     """SIGKILL while parts are being written; the resumed folder equals one made in peace."""
     import hashlib
@@ -305,7 +305,7 @@ def test_killed_generate_resumes_to_the_same_bytes(tmp_path):
     assert digest(tmp_path / "killed") == digest(tmp_path / "clean")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_sigterm_ends_generate_with_143(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "priorax", "generate", "--out", str(tmp_path / "d"), "--n-tasks", "100000", "--shard-size",

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-pytestmark = pytest.mark.slow  # compiles the sampler inside a training step, twice
+pytestmark = pytest.mark.heavy  # compiles the sampler inside a training step, twice
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ print("ok")
 """
 
 
-@pytest.mark.parametrize("also", [[], pytest.param(["sample"], marks=pytest.mark.slow)], ids=["predict", "sample"])
+@pytest.mark.parametrize("also", [[], pytest.param(["sample"], marks=pytest.mark.heavy)], ids=["predict", "sample"])
 def test_no_socket_is_opened(also, tmp_path):
     command = [sys.executable, "-c", NO_SOCKETS, *also]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800)

@@ -81,7 +81,7 @@ print("ok")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_wheel_works_beside_the_installed_dependencies(wheel, tmp_path):
     """Quick variant: the wheel's files alone, with the dependencies of this environment, run from an empty folder."""
     target = tmp_path / "site"
