@@ -15,19 +15,24 @@ from priorax.priors.levels import Quantiser, level_effects, level_of, rename
 
 
 def test_levels_are_zipf_like_and_names_a_permutation():
-    v = jax.random.normal(jax.random.key(0), (1, 200_000))
+    v = np.random.default_rng(0).normal(size=(1, 200_000)).astype(np.float32)
+    level = jax.jit(lambda steep: level_of(Quantiser(jnp.array([50]), steep), jnp.asarray(v)))
     for steep in (1.0, 2.0):
-        code = np.asarray(level_of(Quantiser(jnp.array([50]), jnp.array([steep])), v))[0]
+        code = np.asarray(level(np.array([steep], np.float32)))[0]
         share = np.bincount(code, minlength=50) / code.size
         # P(level < k) = (k / count) ** (1 / steep)
         assert np.allclose(np.cumsum(share), (np.arange(1, 51) / 50) ** (1 / steep), atol=0.005)
-    names = np.asarray(rename(jnp.arange(50)[None], jnp.array([50]), keys.uniform(keys.task_stream(jax.random.key(1), 0), (1, 256))))
+    draws = np.random.default_rng(1).random((1, 256), np.float32)
+    names = np.asarray(jax.jit(rename)(jnp.arange(50)[None], jnp.array([50]), draws))
     assert sorted(names[0]) == list(range(50))
 
 
 def test_every_level_has_an_effect_of_its_own():
-    table = jax.tree.map(lambda w: w[None], keys.task_stream(jax.random.key(2), 3))
-    effect = np.asarray(level_effects(table, jnp.arange(200)[None], 4))[0]
+    def effects():
+        table = jax.tree.map(lambda w: w[None], keys.task_stream(jax.random.key(2), 3))
+        return level_effects(table, jnp.arange(200)[None], 4)
+
+    effect = np.asarray(jax.jit(effects)())[0]
     assert len(np.unique(effect)) == effect.size
     assert abs(effect.mean()) < 0.15 and abs(effect.std() - 1) < 0.1
 
