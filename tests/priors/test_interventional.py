@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import networkx
 import numpy as np
 import pytest
-
 from priorax.configs import load_prior
 from priorax.configs.prior import CATEGORICAL_COLUMNS, FAMILIES, NUMERIC_COLUMNS
 from priorax.priors import interventional, keys, sample
 from priorax.priors.graph import reachability
-from priorax.priors.scm import sample_nodes
 from priorax.priors.levels import Quantiser, level_effects, level_of, rename
+from priorax.priors.scm import sample_nodes
 
 
 def test_levels_are_zipf_like_and_names_a_permutation():
