@@ -17,7 +17,7 @@ class Compiled:
     """The program behind ``sample(rows=64, columns=8)``, run with other laws: 32 tasks a step."""
 
     def __init__(self):
-        self.components = len(load_prior("default").components)
+        self.components = len(law_arrays(load_prior("default"))["weight"])
         self.program = _compiled(load_prior("default").sizes, TableShape(64, 8), 8, False)
 
     def __call__(self, key, step, laws):

@@ -40,6 +40,15 @@ def test_mixture_draws_all_components_kinds_and_corruptions():
     assert set(np.asarray(info["missing"])) == {0, 1, 2, 3}
 
 
+def test_priors_with_few_components_share_a_program_and_never_draw_the_spare_ones():
+    laws = [law_arrays(load_prior(name)) for name in PRESETS]
+    assert {tuple((k, v.shape) for k, v in sorted(a.items())) for a in laws} == {
+        tuple((k, v.shape) for k, v in sorted(laws[0].items()))
+    }
+    batch = sample(load_prior("mlp_scm"), 0, range(0, 2048, 8), **SHAPE)
+    assert (np.asarray(batch.info["component"]) == 0).all()
+
+
 def test_a_task_does_not_depend_on_its_company():
     prior = load_prior("default")
     whole = sample(prior, 1, range(64), **SHAPE)
