@@ -29,7 +29,7 @@ settings.load_profile("priorax")
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BUDGET = os.environ.get("PRIORAX_TEST_BUDGET", "40")
+BUDGET = os.environ.get("PRIORAX_TEST_BUDGET", "25")
 """Minutes after which no further test is started, or "none". An ordinary machine needs a fraction of it."""
 _started, _left_out = time.monotonic(), []
 
