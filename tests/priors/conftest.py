@@ -23,7 +23,7 @@ class Compiled:
     def __call__(self, key, step, laws):
         blocks = jnp.arange(8, dtype=jnp.uint32) + jnp.uint32(step * TASKS // 8)
         batch = self.program(laws, key, blocks, jnp.int32(TASKS // 8))
-        return jax.tree.map(lambda v: v[:TASKS], batch)
+        return jax.tree.map(lambda v: jnp.asarray(np.asarray(v)[:TASKS]), batch)
 
     def alike(self, laws):
         """Laws of one component, as those of every component the program was compiled for."""
