@@ -43,8 +43,26 @@ class Pretrain(options.OutDir):
     host_devices: int = 0
     """Parts to split a CPU into; tasks are shared out among them. 0: one per core. `priorax bench train
     --host-devices N` measures what that gains."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to train in several processes, each started with the same command but its own
+    --process-id; or "auto" where a cluster (Slurm, Open MPI, Cloud TPU) tells. Process 0 alone writes --out."""
+    num_processes: int | None = None
+    """With --coordinator: how many processes there are."""
+    process_id: int | None = None
+    """With --coordinator: which one this is, from 0."""
     dry_run: options.Switch = False
     """Show the resolved recipe, train nothing."""
+
+    def start_devices(self) -> None:
+        if self.coordinator is None:
+            given = "--num-processes" if self.num_processes is not None else "--process-id"
+            if self.num_processes is not None or self.process_id is not None:
+                raise ConfigError(f"{given} needs --coordinator HOST:PORT")
+        elif not self.dry_run:
+            from priorax.train import join
+
+            join(self.coordinator, self.num_processes, self.process_id)
+        super().start_devices()
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.configs import config_digest, load_recipe, to_dict, to_yaml
@@ -68,20 +86,27 @@ class Pretrain(options.OutDir):
             else:
                 print(f"{to_yaml(recipe)}# {count:,} parameters, sha256 {config_digest(recipe)[:16]}")
             return
-        from priorax.train import pretrain
+        from priorax.train import Team, leave, pretrain
 
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
-        output.write_run(out, "pretrain", {"recipe": recipe.name, "seed": self.seed})
-        tell = _events if self.log == "json" else None
+        team = Team()
+        team.lead(self._open, recipe.name)
+        tell = _events if self.log == "json" and team.leads else None
         if limit is not None:  # it counts from the start of the process
             limit = max(limit - _process_age(), 0.1)
-        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, total_time=total, log=tell,
-                          quiet=self.quiet or self.log == "json")  # fmt: skip
+        out = self.out.expanduser()
+        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, total_time=total,
+                          log=tell, quiet=self.quiet or self.log == "json")  # fmt: skip
+        leave()
         if result.interrupted:
             number = int(result.interrupted)
             name = signal.Signals(number).name
             raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
-        self._show(result)
+        if team.leads:
+            self._show(result)
+
+    def _open(self, recipe: str) -> None:
+        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        output.write_run(out, "pretrain", {"recipe": recipe, "seed": self.seed})
 
     def _show(self, result: Any) -> None:
         facts = {k: v for k, v in dataclasses.asdict(result).items() if k != "interrupted"}
