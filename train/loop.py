@@ -29,7 +29,7 @@ from .curriculum import Pace, pick_shape
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import SamplerFactory, make_dispatch, pick_devices, place, replicate
+from .step import SamplerFactory, make_dispatch, pick_devices, place, put, replicate
 from .team import Team
 
 _UNKNOWN_HORIZON = 10**8
@@ -323,8 +323,7 @@ class _Run:
         return replicate((jax.random.key(seed), jnp.bool_(learn), jnp.uint32(first)), self.devices)
 
     def _with_horizon(self, state: TrainState, horizon: int) -> TrainState:
-        value = jax.device_put(np.asarray(horizon, np.int32), state.horizon.sharding)
-        return dataclasses.replace(state, horizon=value)
+        return dataclasses.replace(state, horizon=put(np.asarray(horizon, np.int32), state.horizon.sharding))
 
     def _fits(self, which: int) -> bool:
         return self.clock.fits(self.pace.price(which))

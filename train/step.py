@@ -191,12 +191,11 @@ def average_decay(share: float, step: jax.Array, horizon: jax.Array) -> jax.Arra
 
 
 def place(state: TrainState, devices: list[jax.Device]) -> TrainState:
-    """The state on all training devices."""
+    """The state on all training devices; in several processes each must bring the same."""
     if len(devices) == 1:
         return jax.device_put(state, devices[0])
-    if jax.process_count() > 1:
-        state = jax.tree.map(np.asarray, state)  # an array of one process cannot be moved to another; a value can
-    return jax.device_put(state, NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()))
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, sharding), state)
 
 
 def replicate(values: Any, devices: list[jax.Device]) -> Any:
@@ -207,11 +206,19 @@ def replicate(values: Any, devices: list[jax.Device]) -> Any:
 
     def everywhere(value: jax.Array) -> jax.Array:
         if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return jax.device_put(np.asarray(value), sharding)
-        data = jax.device_put(np.asarray(jax.random.key_data(value)), sharding)
+            return put(value, sharding)
+        data = put(jax.random.key_data(value), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
 
     return jax.tree.map(everywhere, values)
+
+
+def put(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A value that every process holds, on the devices of all of them (without asking the others whether it is equal)."""
+    if jax.process_count() == 1:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _metrics(loss, hits, auc, rate, norm, skipped, streak) -> Metrics:
