@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inspect checkpoint": ("cmd_inspect_file", "InspectCheckpoint", "what a weights file holds"),
     "inspect dump": ("cmd_inspect_file", "InspectDump", "recognise a dump, ours or foreign, and check its rules"),
     "bench prior": ("cmd_bench", "BenchPrior", "tasks a second of the sampler"),
-    "bench train": ("cmd_bench", "BenchTrain", "training steps a second"),
+    "bench train": ("cmd_bench", "BenchTrain", "training steps a second, and what they cost"),
+    "bench speedrun": ("cmd_speedrun", "Speedrun", "minutes and tasks until a recipe passes a random forest"),
+    "bench ablate": ("cmd_ablate", "Ablate", "train variants of a recipe and compare them task by task"),
+    "bench scaling": ("cmd_ablate", "Scaling", "what more training is expected to bring"),
     "bench predict": ("cmd_bench", "BenchPredict", "latency of fit and predict"),
     "weights list": ("cmd_weights", "WeightsList", "weights on this machine, with licence and hash"),
     "weights path": ("cmd_weights", "WeightsPath", "path of the weights that ship with the package"),
@@ -98,8 +101,7 @@ def _run(args: list[str]) -> int:
     output.set_logging(command.quiet, command.log == "json")
     host_devices = getattr(command, "host_devices", getattr(cls, "HOST_DEVICES", 1))
     runtime.prepare(command.device, host_devices or runtime.cpu_count())
-    if command.device != "auto":
-        runtime.devices(command.device)
+    command.start_devices()
     command.run(settings)
     return 0
 

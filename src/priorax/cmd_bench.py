@@ -78,7 +78,11 @@ class BenchPrior(_Bench):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchTrain(_Bench):
-    """Steps and tasks a second of the training step (sampling inside), by recipe."""
+    """Tasks and tokens a second of the training step (sampling inside), by recipe.
+
+    gflop_per_task counts the matrix products of a forward and a backward pass; flop_utilisation sets their rate against
+    that of plain square matrices on the same devices in the same run; sampling_share is the time of the sampler alone.
+    """
 
     TAKES_SETTINGS = True
 
@@ -86,15 +90,17 @@ class BenchTrain(_Bench):
     """Recipes, by name or path."""
     host_devices: int = 0
     """Parts to split a CPU into; 0: one per core."""
+    every_shape: options.Switch = False
+    """Measure all table shapes of a recipe, not the first one only."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.bench_train import train_point
+        from priorax.bench_train import train_points
 
         self._check()
         points = []
         for recipe in self.recipes:
             output.log(f"bench train {recipe}")
-            points.append(train_point(recipe, settings, self.repeats, self.seed))
+            points += train_points(recipe, settings, self.repeats, self.seed, self.every_shape)
         self._finish("train", points, "tasks_per_s", True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -106,8 +107,6 @@ def test_eight_devices_learn_what_one_learns(finished, tmp_path, start_toy):
 
 
 def test_resuming_a_finished_run_changes_nothing(toy, finished, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     before = (out / "model.safetensors").read_bytes()
@@ -143,6 +142,49 @@ def test_a_time_limit_sets_the_horizon_and_ends_the_decay(toy, tmp_path):
         assert trained[-1]["learning_rate"] < 0.1 * train.learning_rate
     assert max(r["learning_rate"] for r in trained) == pytest.approx(train.learning_rate)
     assert result.seconds < 60
+
+
+def test_a_full_disk_ends_the_run_with_a_reason_and_costs_one_checkpoint(toy, finished, tmp_path, start_toy):
+    out = tmp_path / "run"
+    process = start_toy(out, "--full-from", 12)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert "could not write a checkpoint" in errors and "the run is saved up to step 8" in errors
+    assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [4, 8]
+    assert not list((out / "checkpoints").glob(".tmp-*"))
+    result = pretrain(toy.RECIPE, out, resume=True, quiet=True, sampler_factory=toy.linear_tasks)
+    assert result.resumed_from == 8
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(toy, finished, tmp_path):
+    """Half a file, and a folder with nothing in it, as a machine that lost its power leaves them."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    newest = list_checkpoints(out / "checkpoints")[-1][1]
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    (out / "checkpoints" / "step-000000028").mkdir()
+    result = pretrain(toy.RECIPE, out, resume=True, quiet=True, sampler_factory=toy.linear_tasks)
+    assert result.resumed_from == 20 and result.steps == 24
+    assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [16, 20, 24]
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
+    assert (out / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_cost_nothing_but_time(toy, finished, tmp_path, start_toy):
+    import time
+
+    out, rng = tmp_path / "run", np.random.default_rng()
+    for _ in range(10):  # while starting, compiling, training, saving, validating
+        process = start_toy(out, "--resume", "--delay", 0.1)
+        time.sleep(rng.uniform(0.5, 12))
+        process.kill()
+        process.wait()
+    process = start_toy(out, "--resume")
+    assert process.wait(timeout=300) == 0, process.stderr.read()
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
 
 
 @pytest.mark.slow

@@ -1,0 +1,188 @@
+"""The pretraining race: how little training it takes to reach a random forest on real tables.
+
+Protocol of the nanoTabPFN speedrun (arXiv 2606.03681): every data set is cut to at most 1,000 rows (stratified) and 100
+columns (random), five stratified shuffled folds, all with seed 11. In every fold, fitted on its training rows alone:
+constant columns are dropped, numbers get the mean where missing, categories are coded and get the most frequent code
+where missing or unknown. Test predictions of the five folds are put together and scored once, ROC AUC of two classes or
+the mean of one class versus the rest; the result is the mean over data sets. The bar is scikit-learn's random forest at
+its defaults on the same folds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OrdinalEncoder
+
+from ..configs.errors import DataError, PrioraxError
+from ..configs.eval import PROTOCOLS, Protocol
+from ..configs.model import ModelConfig
+from ..models.inference import Contexts, Engine, Session
+from ..models.weights import LoadedWeights
+from .metrics import score
+from .splits import apply_protocol
+from .suites import DataSet, Suite, rows_of
+
+PUBLISHED_BAR = 0.8068462330697953
+"""What the authors of the race measured for the random forest on the 38 tasks of TabArena."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """One fold after preprocessing. n training rows, q test rows, d columns that vary.
+
+    Attributes:
+      x, y: f64[n, d], i64[n]; class codes of the data set.
+      x_test: f64[q, d].
+      test: i64[q], the rows of the data set that are predicted.
+      categorical: bool[d].
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    test: np.ndarray
+    categorical: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """One data set of the race: its classes, its folds and the classes of all rows."""
+
+    id: str
+    name: str
+    y: np.ndarray
+    n_classes: int
+    folds: tuple[Fold, ...]
+
+
+def prepare(
+    suite: Suite, protocol: Protocol | None = None, max_classes: int = 10, max_columns: int = 100
+) -> tuple[list[Course], list[dict[str, str]]]:
+    """Loads, cuts, splits and preprocesses every data set of a suite.
+
+    Args:
+      suite: from `load_suite`.
+      protocol: None for that of the race.
+      max_classes, max_columns: what the network takes; data sets with more classes are left out, wider ones are cut.
+
+    Returns:
+      The data sets, and one record ``{"task", "reason"}`` for each that was left out.
+
+    Raises:
+      DataError: no data set is left.
+    """
+    protocol = protocol or PROTOCOLS["speedrun"]
+    protocol = dataclasses.replace(
+        protocol, max_classes=max_classes, max_columns=min(max_columns, protocol.max_columns or max_columns)
+    )
+    courses, left_out = [], []
+    for task in suite.ids:
+        try:
+            data, splits, _ = apply_protocol(suite.load(task), protocol)
+            folds = tuple(preprocess(data, split.train, split.test) for split in splits)
+        except PrioraxError as error:
+            left_out.append({"task": task, "reason": str(error)})
+            continue
+        courses.append(Course(task, data.name, data.y, len(data.classes), folds))
+    if not courses:
+        raise DataError(f"no data set of the suite {suite.name} can be used: {left_out[0]['reason']}")
+    return courses, left_out
+
+
+def preprocess(data: DataSet, train: np.ndarray, test: np.ndarray) -> Fold:
+    """Numbers from one fold, everything learned from its training rows."""
+    before, after = rows_of(data.X, train), rows_of(data.X, test)
+    columns, columns_test, kinds = [], [], []
+    for j in range(data.X.shape[1]):
+        x, x_test, kind = _column(_take(before, j), _take(after, j), bool(data.categorical[j]))
+        if x is not None:
+            columns.append(x)
+            columns_test.append(x_test)
+            kinds.append(kind)
+    if not columns:
+        raise DataError(f"{data.name}: no column varies in the training rows of a fold")
+    return Fold(np.column_stack(columns), data.y[train], np.column_stack(columns_test), test, np.asarray(kinds))
+
+
+def _take(X: Any, j: int) -> np.ndarray:
+    return X.iloc[:, j].to_numpy(dtype=object, na_value=np.nan) if hasattr(X, "iloc") else X[:, j]
+
+
+def _column(x: np.ndarray, x_test: np.ndarray, categorical: bool) -> tuple[np.ndarray | None, np.ndarray | None, bool]:
+    """A column of training and test rows as numbers; None when it holds at most one value in the training rows."""
+    if not categorical:
+        try:
+            x, x_test = x.astype(np.float64)[:, None], x_test.astype(np.float64)[:, None]
+        except (TypeError, ValueError):
+            categorical = True  # text that the source did not declare
+    if categorical:
+        coder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
+        x = coder.fit_transform(_as_text(x))
+        x_test = coder.transform(_as_text(x_test))
+    if len(np.unique(x[~np.isnan(x)])) < 2:
+        return None, None, categorical
+    filler = SimpleImputer(strategy="most_frequent" if categorical else "mean").fit(x)
+    return filler.transform(x)[:, 0], filler.transform(x_test)[:, 0], categorical
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    return np.array([[np.nan if v is None or v != v else str(v)] for v in values.tolist()], dtype=object)  # noqa: PLR0124
+
+
+Predictor = Callable[[Course, Fold], np.ndarray]
+"""Class probabilities f64[q, K] of the test rows of a fold."""
+
+
+def race_score(courses: Sequence[Course], predict: Predictor) -> tuple[float, dict[str, float]]:
+    """The mean ROC AUC over data sets, and that of each, by id."""
+    found = {}
+    for course in courses:
+        p = np.zeros((len(course.y), course.n_classes))
+        for fold in course.folds:
+            p[fold.test] = predict(course, fold)
+        values, _ = score(course.y, p)
+        found[course.id] = values["roc_auc"]
+    return float(np.mean(list(found.values()))), found
+
+
+def forest(seed: int = 0, jobs: int = 1) -> Predictor:
+    """scikit-learn's random forest at its defaults."""
+
+    def predict(course: Course, fold: Fold) -> np.ndarray:
+        model = RandomForestClassifier(random_state=seed, n_jobs=jobs).fit(fold.x, fold.y)
+        p = np.zeros((len(fold.x_test), course.n_classes))
+        p[:, model.classes_] = model.predict_proba(fold.x_test)
+        return p
+
+    return predict
+
+
+def network(cfg: ModelConfig, params: Any) -> Predictor:
+    """A network, one pass, no ensemble. Its programs are shared by all weights of one shape."""
+    engine = Engine(LoadedWeights(cfg, params, {}, ""))
+
+    def predict(course: Course, fold: Fold) -> np.ndarray:
+        classes, y = np.unique(fold.y, return_inverse=True)
+        columns = fold.x.shape[1]
+        contexts = Contexts(
+            x=fold.x[None].astype(np.float32),
+            y=y[None].astype(np.int32),
+            n_features=np.array([columns], np.int32),
+            n_classes=np.array([max(2, len(classes))], np.int32),
+            categorical=fold.categorical[None],
+        )
+        x = fold.x_test.astype(np.float32)
+        logits = Session(engine, contexts, keep=False).logits(lambda _, rows: x[rows], len(x))[0]
+        z = logits[:, : len(classes)].astype(np.float64)
+        e = np.exp(z - z.max(1, keepdims=True))
+        p = np.zeros((len(x), course.n_classes))
+        p[:, classes] = e / e.sum(1, keepdims=True)
+        return p
+
+    return predict
