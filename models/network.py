@@ -154,12 +154,7 @@ class PFN(nnx.Module):
 
         Rows are independent, so any chunking of them gives the same answers.
         """
-        dtype, kernel = self._numerics()
-        cells, observed = _columns_first(x, cache.n_features)
-        channels = cell_channels(cells, observed, cache.categorical, cache.statistics)
-        no_labels = jnp.zeros(x.shape[:2], jnp.int32)
-        h = self.embedding.tokens(channels, no_labels, no_labels.astype(bool), cache.n_features, dtype)
-        n_tokens, n_keys = cache.n_features + 1, cache.n_context + self.cfg.thinking_rows
+        h, n_tokens, n_keys, kernel = self.query_tokens(cache, x)
 
         def block(h, layer):
             w, keys, values = layer
@@ -175,6 +170,16 @@ class PFN(nnx.Module):
         if votes is None:
             return self.decoder(h, n_features, n_classes)
         return self.decoder(h, n_features, n_classes, n_context, votes)
+
+    def query_tokens(self, cache: ContextCache, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, str]:
+        """What the blocks start from for query rows x f32[B, Q, F]: their tokens [B, 1 + F, Q, E], the tokens and the
+        keys in use i32[B] each, and the kernel of row attention."""
+        dtype, kernel = self._numerics()
+        cells, observed = _columns_first(x, cache.n_features)
+        channels = cell_channels(cells, observed, cache.categorical, cache.statistics)
+        no_labels = jnp.zeros(x.shape[:2], jnp.int32)
+        h = self.embedding.tokens(channels, no_labels, no_labels.astype(bool), cache.n_features, dtype)
+        return h, cache.n_features + 1, cache.n_context + self.cfg.thinking_rows, kernel
 
     @property
     def _unroll(self) -> int:

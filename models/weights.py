@@ -167,6 +167,11 @@ def self_test_logits(cfg: ModelConfig, params: dict[str, Any]) -> np.ndarray:
 
 def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     again = "make it again or fetch an intact copy"
+    if data.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")):
+        raise DataError(
+            f"{path} is a pickle or a zip of pickles (.pkl, .pt, .joblib), not an intact safetensors file. Pickles can run "
+            "any code when read, so weights are never unpickled; convert them to safetensors where they come from."
+        )
     try:
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("cmd_generate", "Generate", "write synthetic tasks to disk"),
     "pretrain": ("cmd_pretrain", "Pretrain", "train a network on a prior"),
     "predict": ("cmd_predict", "Predict", "predict the rows of one table from another"),
+    "export": ("cmd_export", "Export", "the network as a StableHLO program, checked"),
     "evaluate": ("cmd_evaluate", "Evaluate", "compare with baselines on real data sets"),
     "inspect prior": ("cmd_inspect_prior", "InspectPrior", "picture of what a prior draws"),
     "inspect task": ("cmd_inspect_task", "InspectTask", "one task: its table and its causal graph"),
