@@ -1,4 +1,5 @@
-"""Writes docs/api.md from the docstrings of the public names: ``python docs/make_api.py`` (``--check`` only compares)."""
+"""Writes docs/api.md from the docstrings of the public names: ``python docs/make_api.py`` (``--check`` only
+compares)."""
 
 from __future__ import annotations
 

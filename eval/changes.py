@@ -22,10 +22,10 @@ def changes(new: EvalResult, old: EvalResult, metrics: tuple[str, ...] = COMPARE
     often named after its weights.
 
     Returns:
-      ``methods``: one row per pair and metric: method, before (its name there), metric, mean_before, mean_now, difference
-      (in the metric's own direction: positive is better now), ci_low, ci_high (95 %, paired bootstrap over data sets),
-      better, equal, worse (data sets), data_sets. ``sets``: one row per pair and data set: method, data, before, now,
-      difference, by the first metric.
+      ``methods``: one row per pair and metric: method, before (its name there), metric, mean_before, mean_now,
+      difference (in the metric's own direction: positive is better now), ci_low, ci_high (95 %, paired bootstrap over
+      data sets), better, equal, worse (data sets), data_sets. ``sets``: one row per pair and data set: method, data,
+      before, now, difference, by the first metric.
 
     Raises:
       DataError: other protocol or seed (the splits differ, so nothing is paired), or no data set in common.

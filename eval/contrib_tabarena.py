@@ -1,8 +1,8 @@
 """`PFNClassifier` as an AutoGluon model, so that the official TabArena pipeline can run it.
 
-TabArena (arXiv 2506.16791) runs models that derive from AutoGluon's ``AbstractModel``; networks that are not PyTorch use that
-base class and not the one for torch. Importing this module needs AutoGluon (``pip install "priorax[tabarena]"``, no torch);
-running the benchmark needs the package ``tabarena`` besides::
+TabArena (arXiv 2506.16791) runs models that derive from AutoGluon's ``AbstractModel``; networks that are not PyTorch
+use that base class and not the one for torch. Importing this module needs AutoGluon (``pip install
+"priorax[tabarena]"``, no torch); running the benchmark needs the package ``tabarena`` besides::
 
     from priorax.eval.contrib_tabarena import PriorAXModel, config_generator
     experiments = config_generator().generate_all_bag_experiments(num_random_configs=0)
@@ -26,9 +26,9 @@ AbstractModel = require("autogluon.core.models", "tabarena", "the TabArena wrapp
 class PriorAXModel(AbstractModel):
     """`PFNClassifier` behind AutoGluon's interface: classification of numbers and categories, with missing values.
 
-    Hyperparameters are the arguments of `PFNClassifier` (``weights``: a path; None takes the weights that ship). Nothing is
-    trained and no validation rows are used, so bagged folds are fitted one after another and refitted as one model on
-    all rows, as TabArena does for in-context learners.
+    Hyperparameters are the arguments of `PFNClassifier` (``weights``: a path; None takes the weights that ship).
+    Nothing is trained and no validation rows are used, so bagged folds are fitted one after another and refitted as
+    one model on all rows, as TabArena does for in-context learners.
     """
 
     ag_key = "PRIORAX"
@@ -52,10 +52,11 @@ class PriorAXModel(AbstractModel):
 
     @classmethod
     def warmup(cls, hyperparameters: dict[str, Any] | None = None, **context: Any) -> None:
-        """Loads JAX and the weights and compiles for the smallest shapes, on made-up numbers; TabArena does not time it.
+        """Loads JAX and the weights and compiles for the smallest shapes, on made-up numbers; TabArena does not time
+        it.
 
-        Programs for the shapes of a task are compiled when it is predicted and are part of the measured time, unless the
-        compile cache on disk holds them (``priorax.models.enable_compile_cache``).
+        Programs for the shapes of a task are compiled when it is predicted and are part of the measured time, unless
+        the compile cache on disk holds them (``priorax.models.enable_compile_cache``).
         """
         from ..models.compile_cache import enable_compile_cache
 

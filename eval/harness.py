@@ -40,8 +40,8 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     log: Callable[..., None] | None = None,
 ) -> EvalResult:
-    """Evaluates methods on a suite and writes ``results.parquet`` and ``calibration.parquet`` (``.csv`` without pyarrow),
-    ``leaderboard.csv`` and, for learning curves, ``many_shot.csv``.
+    """Evaluates methods on a suite and writes ``results.parquet`` and ``calibration.parquet`` (``.csv`` without
+    pyarrow), ``leaderboard.csv`` and, for learning curves, ``many_shot.csv``.
 
     Args:
       suite: see `load_suite`.
@@ -151,8 +151,8 @@ def _run_unit(unit: _Unit, threads: int, prepare: str) -> tuple[str, str, list[d
         seed = zlib.crc32(place.encode()) & 0x7FFFFFFF
         meta: dict[str, Any] = {
             "method": unit.method.name, "task": data.id, "data": data.name, "group": data.group, "repeat": split.repeat,
-            "fold": split.fold, "shots": split.shots, "seed": seed, "digest": unit.digest, "n_train": len(split.train), "n_test": len(split.test),
-            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes),
+            "fold": split.fold, "shots": split.shots, "seed": seed, "digest": unit.digest, "n_train": len(split.train),
+            "n_test": len(split.test), "n_features": int(data.X.shape[1]), "n_classes": len(data.classes),
             "status": "ok", "reason": "", "note": unit.note,
         }  # fmt: skip
         y, p = data.y[split.test], np.zeros((0, len(data.classes)))

@@ -15,9 +15,9 @@ class PeakMemory:
     """Measures how far the resident memory of this process grows inside a ``with`` block.
 
     The kernel keeps the highest resident size of a process and forgets it on request (``man 5 proc``: VmHWM,
-    clear_refs), so nothing is sampled and no peak is missed. Memory that earlier work freed but the process kept is used
-    again without growing, so small figures are rounded towards nothing; threads count, child processes and the memory of
-    a GPU do not.
+    clear_refs), so nothing is sampled and no peak is missed. Memory that earlier work freed but the process kept is
+    used again without growing, so small figures are rounded towards nothing; threads count, child processes and the
+    memory of a GPU do not.
 
     Attributes:
       megabytes: after the block, at least 0; NaN where the system cannot tell (anything but Linux).

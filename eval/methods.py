@@ -183,7 +183,8 @@ def _options(spec: str, query: str) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a method did on one split: f64[q, K] probabilities, seconds, megabytes at the peak, and what it says itself."""
+    """What a method did on one split: f64[q, K] probabilities, seconds, megabytes at the peak, and what it says
+    itself."""
 
     probabilities: np.ndarray
     time_train_s: float

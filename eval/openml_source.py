@@ -1,8 +1,8 @@
 """OpenML tasks through the official ``openml`` client.
 
 With an offline cache, the files a task needs are first copied to a temporary folder: the client writes into its cache
-folder, and deletes parts of it when a download fails. Without one the client downloads; what a server answers wrongly is
-tried again after a pause, and every such answer is reported, never hidden.
+folder, and deletes parts of it when a download fails. Without one the client downloads; what a server answers wrongly
+is tried again after a pause, and every such answer is reported, never hidden.
 """
 
 from __future__ import annotations

@@ -226,8 +226,8 @@ def groups(result: EvalResult, metric: str = "roc_auc") -> Any:
 
 
 def heat_map(result: EvalResult, metric: str = "roc_auc") -> Any:
-    """Methods by data sets (families of synthetic tasks where there are any): the score, coloured by the distance to the
-    best method in the row."""
+    """Methods by data sets (families of synthetic tasks where there are any): the score, coloured by the distance to
+    the best method in the row."""
     names, table = _rows_shown(result, metric)
     errors = error_of(metric, table)
     gap = errors - np.where(np.isfinite(errors), errors, np.inf).min(axis=0)

@@ -15,8 +15,8 @@ def prepare_speedrun(train: Any, test: Any) -> tuple[np.ndarray, np.ndarray]:
     """Numbers as the nanoTabPFN speedrun makes them (arXiv 2606.03681, its evaluation script).
 
     Columns with fewer than two different values are dropped. A column whose values all read as numbers gets its mean
-    for what is missing; any other column is coded 0, 1, ... in the order of its values as text, and what is missing or was
-    never seen gets the most frequent code. All of it is learned from the training rows. Methods are not told which
+    for what is missing; any other column is coded 0, 1, ... in the order of its values as text, and what is missing or
+    was never seen gets the most frequent code. All of it is learned from the training rows. Methods are not told which
     columns were categories, as there.
 
     Args:

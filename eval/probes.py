@@ -49,7 +49,8 @@ def _levels_parity(x: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _lookup(x: np.ndarray, rng: Rng) -> np.ndarray:
-    """A random table over two columns of k levels, in which every level of either column has each class equally often."""
+    """A random table over two columns of k levels, in which every level of either column has each class equally
+    often."""
     codes = x.astype(np.int64)
     k = 4
     table = (rng.permutation(k)[:, None] + rng.permutation(k)[None, :]) % k
@@ -74,8 +75,8 @@ PROBES = {
         Probe("lookup-4-classes", 2, 10, 4, _lookup_classes),
     )
 }
-"""Probes by name: exclusive or of two signs among 10 and among 30 columns of noise, parity of three signs and of three bits,
-look-up tables over two columns of four levels."""
+"""Probes by name: exclusive or of two signs among 10 and among 30 columns of noise, parity of three signs and of three
+bits, look-up tables over two columns of four levels."""
 
 
 class Probes:

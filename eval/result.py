@@ -25,8 +25,8 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of the results, one row per method, task, split and metric. ``fold`` -1: all test rows of a repeat pooled.
 ``shots`` is the number of training rows where the protocol varies it, else 0. ``group`` is the family of a synthetic
-task, else empty. ``memory_mb`` is the growth of the process's memory at its peak while fitting and predicting (Linux; NaN
-elsewhere, and on a GPU what lies on the device is not in it)."""
+task, else empty. ``memory_mb`` is the growth of the process's memory at its peak while fitting and predicting (Linux;
+NaN elsewhere, and on a GPU what lies on the device is not in it)."""
 
 POOLED = -1
 TIMES = ("time_train_s", "time_warmup_s", "time_infer_s", "memory_mb")

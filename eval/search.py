@@ -29,7 +29,8 @@ class RandomSearch:
     Args:
       name: a baseline with an entry in `SPACES`.
       categorical, seed, threads: see `Baseline`.
-      seconds: no trial is begun after so many seconds, and one that is running is dropped at the next fold (the first is
+      seconds: no trial is begun after so many seconds, and one that is running is dropped at the next fold (the first
+      is
         always finished). What is found then depends on the machine.
       trials: most trials; with this alone the result depends on the arguments only.
 

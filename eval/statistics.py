@@ -30,10 +30,10 @@ def leaderboard(result: EvalResult, metric: str = "roc_auc", seed: int = 0) -> l
 
     Keys: method, data_sets (that all methods finished), missing (that this one did not), metric, mean, ci_low, ci_high
     (95 %, bootstrap over data sets), mean_rank, wins, ties, losses (pairs of method and data set), time_train_s,
-    time_infer_s, memory_mb (median over data sets of the mean per fold); elo, elo_low, elo_high (95 %, bootstrap over data
-    sets; the random forest, where it takes part, is at 1,000) and improvability (mean share of a method's error that the
-    best method of a data set does without) when ``bencheval`` is installed and there are at least two methods and five
-    data sets.
+    time_infer_s, memory_mb (median over data sets of the mean per fold); elo, elo_low, elo_high (95 %, bootstrap over
+    data sets; the random forest, where it takes part, is at 1,000) and improvability (mean share of a method's error
+    that the best method of a data set does without) when ``bencheval`` is installed and there are at least two methods
+    and five data sets.
     """
     table = result.table(metric)
     shared = np.isfinite(table).all(0)
@@ -157,13 +157,13 @@ def _bencheval(result: EvalResult, errors: np.ndarray, shared: np.ndarray) -> di
 def shot_curve(result: EvalResult, metric: str = "roc_auc", seed: int = 0) -> list[dict[str, Any]]:
     """The learning curves of an evaluation whose protocol varies the number of training rows.
 
-    Small data sets have no large sizes, so plain means per size would compare different data sets along a curve. ``mean``
-    is therefore taken over the *core*: the data sets that all methods finished at every size up to a common one, the
-    largest that at least half of the data sets reach; ``mean_all`` is over whatever data sets have the size.
+    Small data sets have no large sizes, so plain means per size would compare different data sets along a curve.
+    ``mean`` is therefore taken over the *core*: the data sets that all methods finished at every size up to a common
+    one, the largest that at least half of the data sets reach; ``mean_all`` is over whatever data sets have the size.
 
     Returns:
-      One row per method and size: method, metric, shots, mean, ci_low, ci_high (95 %, bootstrap over data sets), data_sets
-      of the core (NaN and 0 beyond its largest size), mean_all, data_sets_all.
+      One row per method and size: method, metric, shots, mean, ci_low, ci_high (95 %, bootstrap over data sets),
+      data_sets of the core (NaN and 0 beyond its largest size), mean_all, data_sets_all.
     """
     sizes = result.sizes
     if not sizes:
@@ -225,8 +225,8 @@ def calibration_table(result: EvalResult) -> list[dict[str, Any]]:
     """What reliability diagrams are drawn from, and what calibration error sums up.
 
     Returns:
-      One row per method, task and bin of confidence that holds a test row: method, task (empty: all together), low, high
-      (the bin of the top probability), confidence, accuracy (means over its rows), rows.
+      One row per method, task and bin of confidence that holds a test row: method, task (empty: all together), low,
+      high (the bin of the top probability), confidence, accuracy (means over its rows), rows.
     """
     rows = []
     for method in result.methods:

@@ -1,9 +1,9 @@
 """Held-out synthetic tasks, by family: what a network learned to do with each kind of mechanism, graph and target.
 
 A group is a prior of its own, made from a shipped one: ``component/NAME`` is one component of the mixture alone;
-``mechanism/NAME``, ``graph/NAME`` and ``target/NAME`` are the first component with nothing but that family. They differ in
-laws only, so all groups share one compiled sampler. Tasks follow from the suite's seed; as long as no training run uses
-that seed, none of them was ever trained on.
+``mechanism/NAME``, ``graph/NAME`` and ``target/NAME`` are the first component with nothing but that family. They
+differ in laws only, so all groups share one compiled sampler. Tasks follow from the suite's seed; as long as no
+training run uses that seed, none of them was ever trained on.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from priorax.configs.errors import ConfigError, DataError, MissingError, Thresho
 class Evaluate(options.OutDir):
     """Compares networks with baselines on data sets: scores, ranks, intervals, times, and a report in one file.
 
-    Runs offline on the sets that ship with scikit-learn, on local files, on tasks drawn from a prior, on an OpenML cache
-    (--openml-cache) and on folders made by --prefetch. A killed run goes on with --resume.
+    Runs offline on the sets that ship with scikit-learn, on local files, on tasks drawn from a prior, on an OpenML
+    cache (--openml-cache) and on folders made by --prefetch. A killed run goes on with --resume.
     """
 
     suite: str = "bundled"

@@ -16,7 +16,8 @@ XML = 'xmlns:oml="http://openml.org/openml"'
 
 
 def write_task(root: Path, host: str = "https://www.openml.org") -> Path:
-    """Task 900001 on data set 900002 (24 rows, a number with a gap, a category, two classes, 3 folds) under ``root``."""
+    """Task 900001 on data set 900002 (24 rows, a number with a gap, a category, two classes, 3 folds) under
+    ``root``."""
     www = root / "org" / "openml" / "www"
     task, data = www / "tasks" / str(TASK), www / "datasets" / str(DATA)
     task.mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""Docs do what they say: the guide's blocks run, links lead somewhere, tables name what exists, the reference is current."""
+"""Docs do what they say: the guide's blocks run, links lead somewhere, tables name what exists, the reference is
+current."""
 
 from __future__ import annotations
 
@@ -121,8 +122,9 @@ def test_the_reference_is_current():
 
 
 def test_every_public_name_is_in_the_reference_with_a_docstring():
-    import priorax
     import priorax.eval
+
+    import priorax
 
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     for name in {*priorax.__all__, *priorax.eval.__all__} - {"__version__"}:
