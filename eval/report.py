@@ -303,8 +303,8 @@ def _problems(result: EvalResult) -> Section:
     if errors := result.server_errors:
         tasks = {error["task"] for error in errors}
         body += (
-            f"<p>Servers answered wrongly {len(errors)} times while {len(tasks)} data sets were loaded; each was asked "
-            "again.</p>" + table_html(list(errors[:MOST_PROBLEMS]))
+            f"<p>Servers answered wrongly {len(errors)} times while {len(tasks)} data sets were loaded; <i>again</i> says "
+            "whether another attempt followed.</p>" + table_html(list(errors[:MOST_PROBLEMS]))
         )
     else:
         body += "<p>No server error.</p>"

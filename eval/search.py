@@ -30,8 +30,7 @@ class RandomSearch:
       name: a baseline with an entry in `SPACES`.
       categorical, seed, threads: see `Baseline`.
       seconds: no trial is begun after so many seconds, and one that is running is dropped at the next fold (the first
-      is
-        always finished). What is found then depends on the machine.
+        is always finished). What is found then depends on the machine.
       trials: most trials; with this alone the result depends on the arguments only.
 
     Attributes (after `fit`):

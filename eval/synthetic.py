@@ -2,8 +2,8 @@
 
 A group is a prior of its own, made from a shipped one: ``component/NAME`` is one component of the mixture alone;
 ``mechanism/NAME``, ``graph/NAME`` and ``target/NAME`` are the first component with nothing but that family. They
-differ in laws only, so all groups share one compiled sampler. Tasks follow from the suite's seed; as long as no
-training run uses that seed, none of them was ever trained on.
+differ in laws only, so all groups share one compiled sampler with one another and with the prior they are made from.
+Tasks follow from the suite's seed; as long as no training run uses that seed, none of them was ever trained on.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from ..configs.errors import ConfigError, MissingError
 from ..configs.eval import SuiteConfig
 from ..configs.load import nearest
-from ..configs.prior import Component, Laws, PriorConfig, load_prior
+from ..configs.prior import Laws, PriorConfig, load_prior
 from ..priors import sample
-from ..priors.learnability import ACCEPT_Z, learnability
+from ..priors.learnability import ACCEPT_Z
 from ..priors.records import records
 from ..priors.sampler import UNIT
 from .suites import DataSet, Split
@@ -67,11 +67,11 @@ class HeldOut:
         count = cfg.per_group * (CANDIDATES if cfg.learnable else 1)
         # One id of every run of neighbours: those share their families of mechanisms.
         ids = range(0, count * UNIT, UNIT)
-        batch = sample(prior, cfg.seed, ids, rows=cfg.context + cfg.query, columns=cfg.columns)
+        rows = cfg.context + cfg.query
+        batch = sample(prior, cfg.seed, ids, rows=rows, columns=cfg.columns, score=cfg.learnable)
         order = np.arange(count)
         if cfg.learnable:
-            z, _ = learnability(batch, prior.sizes.classes)
-            order = np.argsort(~(np.asarray(z) > ACCEPT_Z), kind="stable")
+            order = np.argsort(~(np.asarray(batch.info["learnability_z"]) > ACCEPT_Z), kind="stable")
         found = records(batch, ids)
         out = []
         for k, i in enumerate(order[: cfg.per_group]):
@@ -126,7 +126,7 @@ def expand_groups(prior: PriorConfig, wanted: Sequence[str]) -> list[str]:
 
 
 def group_prior(prior: PriorConfig, group: str) -> PriorConfig:
-    """The prior of one group: a single component."""
+    """The prior of one group. Every component gets the group's laws, since their number is part of the program."""
     kind, _, member = group.partition("/")
     if kind == "component":
         (component,) = [c for c in prior.components if c.name == member]
@@ -135,7 +135,8 @@ def group_prior(prior: PriorConfig, group: str) -> PriorConfig:
         base = prior.components[0].laws
         weights = getattr(base, FIELDS[kind])
         laws = dataclasses.replace(base, **{FIELDS[kind]: type(weights)(**{member: 1.0})})
-    return dataclasses.replace(prior, name=group, oversample=1.0, components=(Component(group, 1.0, laws),))
+    components = tuple(dataclasses.replace(component, laws=laws) for component in prior.components)
+    return dataclasses.replace(prior, name=group, oversample=1.0, components=components)
 
 
 def task_id(group: str, k: int) -> str:

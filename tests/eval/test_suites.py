@@ -18,7 +18,7 @@ SIZES = {
     "speedrun": 38,
     "tabpfn18": 18,
     "tabpfn30": 30,
-    "held-out": 600,
+    "held-out": 648,
     "probes": 48,
 }
 

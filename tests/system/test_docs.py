@@ -4,6 +4,7 @@ current."""
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import re
 import shlex
@@ -37,7 +38,20 @@ def reader(tmp_path_factory):
     return tmp_path_factory.mktemp("guide"), {"__name__": "guide"}
 
 
-@pytest.mark.parametrize(("line", "language", "text"), GUIDE, ids=[f"line-{line}" for line, _, _ in GUIDE])
+def needs_compiling(text: str) -> bool:
+    """Whether a block runs a network or the sampler; the other blocks do not need what it leaves."""
+    commands = [line for line in text.splitlines() if line.startswith("priorax ")]
+    network = any("--model none" not in c and "--prefetch" not in c and "weights list" not in c for c in commands)
+    return network or "PFNClassifier(" in text or "priorax.sample(" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "language", "text"),
+    [
+        pytest.param(*block, id=f"line-{block[0]}", marks=[pytest.mark.slow] if needs_compiling(block[2]) else [])
+        for block in GUIDE
+    ],
+)
 def test_the_guide_runs(line, language, text, reader, monkeypatch, capsys):
     for package in ("pandas", "pyarrow", "matplotlib"):
         pytest.importorskip(package, reason=f"the guide needs {package}")

@@ -31,6 +31,7 @@ def rows(folder):
     return [{k: str(v) for k, v in row.items() if k not in CLOCK} for row in table]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, capsys):
     """SIGKILL to the whole process group while two workers are at it; then --resume."""
     args = [*CLASSIC, "breast_cancer", "--protocol", "repeated", "--jobs", "2"]
