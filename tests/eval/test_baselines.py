@@ -12,6 +12,7 @@ from priorax.eval.methods import Method, parse_methods, run_method
 from priorax.eval.suites import DataSet, Split
 
 OPTIONAL = {"xgboost", "lightgbm", "catboost", "tabicl", "tabpfn"}
+FEWER = {"hist_gradient_boosting": {"max_iter": 20}, "catboost": {"iterations": 40}}  # of 100 and 1,000: enough here
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +33,19 @@ def test_baseline(name, table):
     if name in OPTIONAL and importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     X, y = table
-    mask = np.array([False, False, True, False])
-    model = Baseline(name, mask, seed=1).fit(X[:160], y[:160])
+    mask, params = np.array([False, False, True, False]), FEWER.get(name)
+    model = Baseline(name, mask, seed=1, params=params).fit(X[:160], y[:160])
     p = model.predict_proba(X[160:])
     assert p.shape == (80, 3) and model.classes_.tolist() == [0, 1, 2]
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     accuracy = (p.argmax(1) == y[160:]).mean()
     assert accuracy > (0.2 if name == "majority" else 0.6)
-    again = Baseline(name, mask, seed=1).fit(X[:160], y[:160]).predict_proba(X[160:])
+    again = Baseline(name, mask, seed=1, params=params).fit(X[:160], y[:160]).predict_proba(X[160:])
     np.testing.assert_array_equal(again, p)
     test = X[160:].copy()
     test[:, 1] = np.where(np.arange(80) % 2 == 0, "never seen", test[:, 1])
     assert np.isfinite(model.predict_proba(test)).all()
-    gap = Baseline(name, mask).fit(X[:80], np.where(y[:80] == 1, 2, y[:80]))  # class 1 is absent
+    gap = Baseline(name, mask, params=params).fit(X[:80], np.where(y[:80] == 1, 2, y[:80]))  # class 1 is absent
     assert gap.predict_proba(X[80:90]).shape == (10, 2)
     one = Baseline(name).fit(X[:20], np.ones(20, int))
     np.testing.assert_array_equal(one.predict_proba(X[:2]), [[1], [1]])
