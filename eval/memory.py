@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,8 @@ class PeakMemory:
 
     The kernel keeps the highest resident size of a process and forgets it on request (``man 5 proc``: VmHWM,
     clear_refs), so nothing is sampled and no peak is missed. Memory that earlier work freed but the process kept is
-    used again without growing, so small figures are rounded towards nothing; threads count, child processes and the
+    used again without growing (a full garbage collection before every block would cost more than many a fit), so small
+    figures are rounded towards nothing; threads count, child processes and the
     memory of a GPU do not.
 
     Attributes:
@@ -26,7 +26,6 @@ class PeakMemory:
     megabytes: float = math.nan
 
     def __enter__(self) -> Self:
-        gc.collect()
         try:
             _CLEAR.write_text("5")
             self._before = _kilobytes("VmRSS")

@@ -42,7 +42,7 @@ def needs_compiling(text: str) -> bool:
     """Whether a block runs a network or the sampler; the other blocks do not need what it leaves."""
     commands = [line for line in text.splitlines() if line.startswith("priorax ")]
     network = any("--model none" not in c and "--prefetch" not in c and "weights list" not in c for c in commands)
-    return network or "PFNClassifier(" in text or "priorax.sample(" in text
+    return network or any(word in text for word in ("PFNClassifier(", "explain.", "priorax.sample("))
 
 
 @pytest.mark.parametrize(
