@@ -17,6 +17,7 @@ ABOUT = (
 PAGE = Path(__file__).with_name("api.md")
 MODULES = {
     "priorax": "The way in: tasks, training, the classifier, evaluation.",
+    "priorax.explain": "Why a prediction.",
     "priorax.priors.scm": "Structural causal models behind tasks: `batch.scm` of a batch sampled with `with_scm=True`.",
     "priorax.eval": "The evaluation harness.",
     "priorax.configs.eval": "Its configurations.",

@@ -22,7 +22,7 @@ MAX_SCORES = 1 << 28
 """Attention scores the XLA path holds at once (1 GiB in float32). Beyond, `row_attention` goes column by column, and both
 go through the rows that ask in blocks; every row's softmax is still taken over all of its keys, so this is exact."""
 
-_LONG = 8192
+LONG = 8192
 """Rows from which `feature_attention` may go in blocks; training tables are shorter and keep one dispatch."""
 
 
@@ -38,7 +38,7 @@ def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Ar
     """
     tasks, rows, tokens, width = q.shape
     per_row = tasks * tokens * tokens * heads
-    if rows >= _LONG and rows * per_row > MAX_SCORES:
+    if rows >= LONG and rows * per_row > MAX_SCORES:
         block = max(1, MAX_SCORES // per_row)
         return _in_blocks(lambda q, k, v: feature_attention(q, k, v, n_tokens, heads), (q, k, v), 1, block)
     bias = _prefix_bias(n_tokens, tokens)[:, None, None, None, :]

@@ -5,9 +5,9 @@ al. 2023, arXiv 2207.01848, section 4), and spread a table that exceeds the netw
 
 - more columns than the limit: members see different columns; together they see all of them;
 - more context rows than the limit: every member sees its own stratified subset;
-- more classes than the limit: error-correcting output codes (Dietterich and Bakiri 1995) over the network's alphabet
-  with one symbol for "any other class", as in TabPFN's extensions: every class has its own symbol in at least one
-  member of each group.
+- more classes than the limit: output codes (Dietterich and Bakiri 1995) over the network's alphabet with one symbol for
+  "any other class", as in TabPFN's extensions: every class has its own symbol in at least one member of each group.
+  All passes run as one batch where memory allows, and `combine` finds the classes that explain them together.
 """
 
 from __future__ import annotations
@@ -226,19 +226,6 @@ def _rest_codes(n_classes: int, alphabet: int, groups: int, rng: np.random.Rando
         own = np.zeros(n_classes, dtype=bool)
         own[chosen] = True
         yield symbol, own
-
-
-def _spread_codes(n_classes: int, alphabet: int, passes: int, rng: np.random.RandomState, tries: int = 32):
-    """``passes`` codes that deal all classes out to all symbols evenly; of several random deals each pass takes the one
-    that joins the fewest classes that were joined before."""
-    joined = np.zeros((n_classes, n_classes))
-    for _ in range(passes):
-        deals = [rng.permutation(n_classes) % alphabet for _ in range(tries)]
-        together = [symbol[:, None] == symbol for symbol in deals]
-        best = int(np.argmin([((2 * joined + 1) * same).sum() for same in together]))
-        joined += together[best]
-        alone = np.bincount(deals[best], minlength=alphabet)[deals[best]] == 1
-        yield deals[best], alone
 
 
 def _column_orders(n_columns: int, limit: int, members: int, draw: _Draw) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
-"""Why a prediction: attention per column, permutation importance, Shapley values.
+"""Why a prediction: attention per column, permutation importance.
 
-All three speak of the columns of the table as the user gave it, whatever became of them inside (a date is five encoded
-columns). Masking and shuffling happen after encoding, which gives the same rows as doing it before, works for every
-kind of column, and needs the table to be encoded once.
+Both speak of the columns of the table as the user gave it, whatever became of them inside (a date is five encoded
+columns). Shuffling happens after encoding, which gives the same rows as doing it before, works for every kind of
+column, and needs the table to be encoded once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.inspection import permutation_importance
 from sklearn.utils.validation import check_is_fitted
 
-from ..configs.errors import require
 from ..configs.model import ModelConfig
 from .blocks import feature_step, feature_weights, row_step
 from .embedding import CHANNELS
 from .estimator import PFNClassifier
 from .network import ContextCache, with_params
-from .tables import read_table
 
 _CHUNK = 32  # query rows at a time: the weights of a row are tokens x tokens numbers
 
@@ -100,50 +98,6 @@ def permutation(
     return found
 
 
-def shap(model: PFNClassifier, X: Any, *, permutations: int = 10, random_state: int = 0) -> Any:
-    """Shapley values of every class probability, through the ``shap`` package (extra ``explain``).
-
-    A column outside of a coalition is missing: the network takes missing values, so no background data has to be
-    chosen (as TabICL does it). shap's permutation explainer goes through random orders of the columns, forwards and
-    backwards; values add up to the prediction exactly. Costs about ``2 * d * permutations`` predicted rows per row.
-
-    Args:
-      model: fitted.
-      X: table of n rows and d columns.
-      permutations: random orders per row.
-      random_state: seed of the orders.
-
-    Returns:
-      ``shap.Explanation`` with ``values`` f64[n, d, K], ``base_values`` f64[n, K] (everything missing), ``data`` (the
-      cells), ``feature_names`` and ``output_names``, for the plots of ``shap``.
-
-    Raises:
-      MissingError: shap is not installed.
-      ValueError: permutations is less than 1.
-    """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations}; it must be at least 1")
-    package = require("shap", "explain", "Shapley values")
-    rows = _Rows(*_prepare(model, X))
-    # shap seeds NumPy's global generator; whoever calls this must not notice.
-    before = np.random.get_state()
-    try:
-        explainer = package.PermutationExplainer(
-            rows.predict_proba,
-            lambda present, row: np.where(present, row, -1)[None],
-            feature_names=list(rows.names),
-            seed=random_state,
-        )
-        found = explainer(rows.numbers, max_evals=permutations * (2 * len(rows.names) + 1), silent=True)
-    finally:
-        np.random.set_state(before)
-    cells = np.empty(rows.numbers.shape, dtype=object)
-    for j, column in enumerate(read_table(X)):
-        cells[:, j] = column.values
-    found.data, found.output_names = cells, [str(c) for c in model.classes_]
-    return found
-
-
 def _prepare(model: PFNClassifier, X: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     """(encoded rows, names of the columns) after the checks of ``predict``."""
     check_is_fitted(model)
@@ -153,8 +107,8 @@ def _prepare(model: PFNClassifier, X: Any) -> tuple[np.ndarray, tuple[str, ...]]
 
 
 class _Rows(ClassifierMixin, BaseEstimator):
-    """A fitted model as a function of row numbers: entry (i, j) is the row of X that row i takes column j from, -1 for
-    a missing cell. So tools that shuffle or mask columns work on integers, whatever the columns hold."""
+    """A fitted model as a function of row numbers: entry (i, j) is the row of X that row i takes column j from. So tools
+    that shuffle columns work on integers, whatever the columns hold."""
 
     def __init__(self, model: PFNClassifier, x: np.ndarray, names: tuple[str, ...]) -> None:
         self.model, self.x, self.names = model, x, names
@@ -170,8 +124,7 @@ class _Rows(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, numbers: np.ndarray) -> np.ndarray:
         taken = np.asarray(numbers).astype(np.int64)[:, self.model._encoder.source_]
-        cells = self.x[np.maximum(taken, 0), np.arange(self.x.shape[1])]
-        return self.model._proba(np.where(taken < 0, np.float32(np.nan), cells))
+        return self.model._proba(self.x[taken, np.arange(self.x.shape[1])])
 
     def predict(self, numbers: np.ndarray) -> np.ndarray:
         return self.classes_[np.argmax(self.predict_proba(numbers), axis=1)]

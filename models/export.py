@@ -9,6 +9,7 @@ portable form plus the calling convention); ``jax.export.deserialize`` reads it,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import struct
@@ -90,7 +91,7 @@ def export_stablehlo(
       ThresholdError: the file's logits differ from the network's by more than 1e-4; nothing is kept.
     """
     _check(rows, columns, platforms)
-    cfg = dataclasses.replace(weights.cfg, dtype="float32", attention="xla")
+    cfg = _exact(weights.cfg)
     most = _most_queries(cfg, rows, columns)
     (q,) = jax.export.symbolic_shape("q", constraints=(f"q <= {most}",))
     exported = jax.export.export(_program(cfg, weights.params), platforms=list(platforms))(
@@ -138,23 +139,23 @@ def compare(path: Path, weights: LoadedWeights, rows: int, columns: int) -> tupl
     """(largest difference of logits relative to 1 + the largest logit, query rows compared) between the program in a
     file and the network's plain forward pass, on random tables: full and padded, missing values, categories."""
     call = jax.jit(read_stablehlo(path).call)
-    cfg = dataclasses.replace(weights.cfg, dtype="float32", attention="xla")
+    cfg = _exact(weights.cfg)
     worst, checked = 0.0, 0
     rng = np.random.Generator(np.random.Philox(20_260_201))
     for n, f, classes, queries in (
         (rows, columns, cfg.max_classes, 7),
         (max(2, rows // 3), max(1, columns // 2), 2, 7),
-        (max(2, rows // 2), max(1, columns - 1), min(3, cfg.max_classes), 1),
+        (max(2, rows // 2), max(1, columns - 1), min(3, cfg.max_classes), 1),  # another number of query rows
     ):
-        context, query = (rng.normal(size=(size, columns)).astype(np.float32) for size in (rows, queries))
+        context, query = (rng.normal(size=(size, columns)).astype(np.float32) for size in (rows, 7))
         for x in (context, query):
             x[:, 0] = rng.integers(0, 3, len(x))
             x[rng.random(x.shape) < 0.05] = np.nan
         y = rng.integers(0, classes, rows).astype(np.int32)
         sizes = [np.int32(n), np.int32(f), np.int32(classes)]
         categorical = np.arange(columns) == 0
-        found = np.asarray(call(context, y, query, *sizes, categorical))
-        expected = np.asarray(_plain(cfg, weights.params, context, y, query, *sizes, categorical))
+        found = np.asarray(call(context, y, query[:queries], *sizes, categorical))
+        expected = np.asarray(_plain(cfg, weights.params, context, y, query, *sizes, categorical))[:queries]
         scale = 1.0 + float(np.abs(expected[:, :classes]).max())
         error = np.abs(found - expected)[:, :classes].max() / scale
         masked = np.array_equal(found[:, classes:], expected[:, classes:])
@@ -163,12 +164,18 @@ def compare(path: Path, weights: LoadedWeights, rows: int, columns: int) -> tupl
     return worst, checked
 
 
+def _exact(cfg: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(cfg, dtype="float32", attention="xla")
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _plain(cfg, params, context, y, query, n_context, n_features, n_classes, categorical) -> jax.Array:
-    x = np.concatenate([context, query])[None]
-    labels = np.concatenate([y, np.zeros(len(query), np.int32)])[None]
-    one = [np.asarray([v], np.int32) for v in (n_features, n_classes, n_context)]
-    run = jax.jit(lambda p, *a: with_params(cfg, p)(*a, context=len(context)))
-    return run(params, x, labels, *one, categorical[None])[0]
+    """The forward pass that knows no cache: f32[q, C]."""
+    x = jnp.concatenate([context, query])[None]
+    labels = jnp.concatenate([y, jnp.zeros(len(query), jnp.int32)])[None]
+    sizes = (n_features[None], n_classes[None], n_context[None])
+    with jax.default_matmul_precision("highest"):
+        return with_params(cfg, params)(x, labels, *sizes, categorical[None], context=len(context))[0]
 
 
 def _program(cfg: ModelConfig, params: dict[str, Any]):
@@ -178,8 +185,9 @@ def _program(cfg: ModelConfig, params: dict[str, Any]):
     def priorax(x_context, y_context, x_query, n_context, n_features, n_classes, categorical):
         model = with_params(cfg, params)
         sizes = (n_features[None], n_classes[None], n_context[None])
-        cache = model.encode_context(x_context[None], y_context[None], *sizes, categorical[None])
-        return model.predict_queries(cache, x_query[None])[0]
+        with jax.default_matmul_precision("highest"):
+            cache = model.encode_context(x_context[None], y_context[None], *sizes, categorical[None])
+            return model.predict_queries(cache, x_query[None])[0]
 
     return priorax
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
-from .attention import MAX_SCORES
+from .attention import LONG, MAX_SCORES
 from .compile_cache import enable_compile_cache
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
@@ -236,7 +236,7 @@ def check_memory(cfg: ModelConfig, rows: int, columns: int) -> None:
         warnings.warn(
             f"{need.total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on {device}, {text} if this fails.",
             LimitWarning,
-            stacklevel=2,
+            stacklevel=3,  # the caller of fit
         )
 
 
@@ -310,7 +310,9 @@ def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> 
     keys = rows + cfg.thinking_rows
     seen = max(keys, queries)
     cells = (columns + 1) * seen
-    between_columns = min(cells * (columns + 1) * cfg.heads, MAX_SCORES)
+    between_columns = cells * (columns + 1) * cfg.heads
+    if seen >= LONG:  # blocks of rows
+        between_columns = min(between_columns, MAX_SCORES)
     activations = cells * (8 * cfg.width + 2 * cfg.hidden) * width + 8 * between_columns
     scores = (columns + 1) * cfg.heads * seen * keys
     if scores > MAX_SCORES:  # one column at a time, and blocks of its rows
@@ -348,7 +350,18 @@ def free_memory() -> int:
     except (OSError, StopIteration, ValueError):
         return 0
     limit, used = _number_in("/sys/fs/cgroup/memory.max"), _number_in("/sys/fs/cgroup/memory.current")
-    return min(free, max(limit - used, 0)) if limit and used else free
+    if not limit or not used:
+        return free
+    return min(free, max(limit - used + _reclaimable(), 0))
+
+
+def _reclaimable() -> int:
+    """Bytes that this control group holds as a cache of files not in use, which the kernel gives up when asked."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("inactive_file ")).split()[1])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
 
 
 def _number_in(path: str) -> int:

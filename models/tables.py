@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import numbers
 import os
 import sys
@@ -93,7 +94,11 @@ def _refuse_what_is_no_table(X: Any, library: str) -> None:
 
 def _as_array(X: Any) -> np.ndarray:
     if isinstance(X, np.ma.MaskedArray):
-        X = X.astype(object if X.dtype.kind not in "f" else X.dtype).filled(None if X.dtype.kind not in "f" else np.nan)
+        if X.dtype.kind == "f":
+            return X.filled(np.nan)
+        cells = np.array(X.data, dtype=object)
+        cells[np.ma.getmaskarray(X)] = None
+        return cells
     if isinstance(X, np.ndarray):
         return np.asarray(X)  # np.matrix and other subclasses index differently
     try:
@@ -179,10 +184,10 @@ def _narrow(name: str, values: np.ndarray) -> np.ndarray:
         try:
             out[~missing] = [float(v) for v in present]
         except OverflowError:
-            row = next(i for i in np.flatnonzero(~missing) if isinstance(values[i], int) and abs(values[i]) > _LARGEST)
+            row = next(i for i in np.flatnonzero(~missing) if abs(values[i]) > _LARGEST)
             raise ValueError(
-                f"X column {name!r}, row {row}: a whole number of {len(str(abs(values[row])))} digits does not fit into "
-                "a double. Turn such identifiers into text, or take logarithms."
+                f"X column {name!r}, row {row}: a number of about {math.log10(int(abs(values[row]))):.0f} digits does not fit into a "
+                "double. Turn such identifiers into text, or take logarithms."
             ) from None
         return out
     elif all(isinstance(v, (datetime.date, np.datetime64)) for v in present):

@@ -1,9 +1,7 @@
-"""Measures the classifier: fresh processes, first and warm calls, one row against a cached context, and a network of
-TabICL's shape on the same tables where that package is installed."""
+"""Measures the classifier: fresh processes, first and warm calls, one row against a cached context."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,11 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from priorax import runtime
-from priorax.configs.errors import ConfigError, MissingError
+from priorax.configs.errors import MissingError
 
 # Run in a process of its own: argv is the settings as JSON, stdout the answer as JSON.
 _FRESH = """
@@ -30,43 +27,6 @@ model.predict_proba(query)
 print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
-# The package's own classes; weights are random, which costs as much time as trained ones. The default shape of its
-# constructor is that of version 2 but for the names of variants that change no size.
-_TABICL = """
-import json, sys, time, warnings
-warnings.filterwarnings("ignore")
-import numpy as np, torch
-try:
-    from tabicl._model.tabicl import TabICL
-except ImportError:
-    from tabicl.model.tabicl import TabICL
-s = json.loads(sys.argv[1])
-torch.manual_seed(0)
-model = TabICL(max_classes=10).eval()
-rng = np.random.default_rng(s["seed"])
-n, q = s["context"], s["queries"]
-x = torch.tensor(rng.normal(size=(1, n + q, s["columns"])), dtype=torch.float32)
-y = torch.tensor(np.arange(n) % s["classes"], dtype=torch.float32)[None]
-def timed(work, repeats):
-    work()
-    out = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        out.append(time.perf_counter() - start)
-    return out
-with torch.inference_mode():
-    found = {"fit_predict_s": timed(lambda: model(x, y), s["repeats"])}
-    if hasattr(model, "forward_with_cache"):
-        model.forward_with_cache(X_train=x[:, :n], y_train=y, X_test=x[:, n:], store_cache=True)
-        answer = lambda rows: model.forward_with_cache(X_test=rows, use_cache=True, store_cache=False)
-        found["predict_s"] = timed(lambda: answer(x[:, n:]), s["repeats"])
-        found["one_row_s"] = timed(lambda: answer(x[:, n:n + 1]), s["repeats"])
-found["parameters"] = sum(p.numel() for p in model.parameters())
-found["threads"] = torch.get_num_threads()
-print(json.dumps(found))
-"""
-
 
 def table(rows: int, columns: int, queries: int, classes: int, seed: int) -> tuple[Any, Any, Any]:
     """A table to time: context f64[rows, columns], classes i64[rows] in equal shares, queries f64[queries, columns]."""
@@ -77,20 +37,19 @@ def table(rows: int, columns: int, queries: int, classes: int, seed: int) -> tup
     return x[:rows], np.argsort(np.argsort(score)) * classes // rows, x[rows:]
 
 
-def predict_point(settings: dict[str, Any], *, fresh: bool, tabicl: str | None) -> dict[str, Any]:
+def predict_point(settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     """One benchmark point.
 
     Args:
       settings: ``context``, ``columns``, ``queries``, ``classes``, ``n_estimators``, ``model`` (weights file or None),
         ``seed``, ``repeats``.
       fresh: also time processes of their own.
-      tabicl: a Python interpreter that has the package ``tabicl``, or None.
 
     Returns:
       The sizes, and seconds: ``process_s`` and ``process_no_cache_s`` (a new process: import, fit, predict; with the
       compile cache of this machine, and with an empty one), ``first_s`` (fit and predict, first time in this process);
       with p50, p95, least and most over the repeats: ``fit_predict_s``, ``predict_s`` (context cached), ``one_row_s``
-      (one row, context cached), ``tabicl_...`` the same for TabICL; ``peak_mb``.
+      (one row, context cached); ``peak_mb``.
     """
     from priorax import PFNClassifier
 
@@ -112,28 +71,7 @@ def predict_point(settings: dict[str, Any], *, fresh: bool, tabicl: str | None) 
     point["predict_s"] = _timed(lambda: model.predict_proba(query), s["repeats"])
     point["one_row_s"] = _timed(lambda: model.predict_proba(query[:1]), s["repeats"])
     point["peak_mb"] = runtime.peak_memory_mb()
-    if tabicl is not None:
-        found = _ask([tabicl, "-c", _TABICL], s, {})
-        for name in ("fit_predict_s", "predict_s", "one_row_s"):
-            point[f"tabicl_{name}"] = latency(found[name]) if name in found else None
-        point |= {"tabicl_parameters": found["parameters"], "tabicl_threads": found["threads"]}
     return point
-
-
-def find_tabicl(wanted: str) -> str | None:
-    """The interpreter to run TabICL with: ``auto`` (this one if it has the package, else None), ``off``, or a path.
-
-    Raises:
-      ConfigError: the path is no file.
-    """
-    if wanted == "off":
-        return None
-    if wanted == "auto":
-        both = all(importlib.util.find_spec(name) is not None for name in ("tabicl", "torch"))
-        return sys.executable if both else None
-    if not Path(wanted).expanduser().is_file():
-        raise ConfigError(f"--tabicl {wanted}: no such file; give a Python interpreter that has tabicl, auto or off")
-    return str(Path(wanted).expanduser())
 
 
 def latency(seconds: list[float]) -> dict[str, float]:

@@ -110,8 +110,7 @@ class BenchPredict(_Bench):
 
     process_s is a new process (import, fit, predict), process_no_cache_s the same with an empty compile cache, first_s
     the first call in this process. fit_predict_s encodes the training rows and answers all queries; predict_s answers
-    them against the cached context, one_row_s a single one. Beside them, where it is installed, a network of TabICL's
-    shape with random weights, its forward pass alone.
+    them against the cached context, one_row_s a single one.
     """
 
     shapes: tuple[str, ...] = ("500x30", "1000x20")
@@ -126,22 +125,20 @@ class BenchPredict(_Bench):
     """Weights file; the shipped ones when left out."""
     fresh: bool = True
     """Also time new processes."""
-    tabicl: str = "auto"
-    """Python interpreter that has the package tabicl; auto: this one if it has it; off: leave it out."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.bench_predict import find_tabicl, predict_point
+        from priorax.bench_predict import predict_point
 
         self._check()
         for name, low in (("queries", 1), ("n_estimators", 1), ("classes", 2)):
             if getattr(self, name) < low:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}")
-        tabicl, points = find_tabicl(self.tabicl), []
+        points = []
         for rows, columns in map(_shape, self.shapes):
             output.log(f"bench predict {rows}x{columns}, {self.queries} queries")
             sizes = {"context": rows, "columns": columns}
             asked = {name: getattr(self, name) for name in ("queries", "classes", "n_estimators", "model", "seed", "repeats")}
-            points.append(predict_point(sizes | asked, fresh=self.fresh, tabicl=tabicl))
+            points.append(predict_point(sizes | asked, fresh=self.fresh))
         self._finish("predict", points, "fit_predict_s", False)
 
 

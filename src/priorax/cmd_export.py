@@ -15,7 +15,7 @@ class Export(options.Common):
     """Writes a weights file as a StableHLO program with the weights inside, reads it back and compares.
 
     The program goes from encoded context and query rows to logits; `FILE.json` beside it names its inputs. Run it with
-    `jax.export.deserialize(open(FILE, "rb").read()).call(...)`; turning tables into numbers is not part of it. When
+    `jax.export.deserialize(bytearray(open(FILE, "rb").read())).call(...)`; turning tables into numbers is not part of it. When
     its logits differ from the network's by more than 1e-4 nothing is kept and the exit code is 7.
     """
 

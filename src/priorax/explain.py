@@ -1,5 +1,5 @@
-"""Why a prediction: ``priorax.explain.attention``, ``permutation`` and ``shap`` for a fitted `PFNClassifier`."""
+"""Why a prediction: ``priorax.explain.attention`` and ``permutation`` for a fitted `PFNClassifier`."""
 
-from priorax.models.explain import ColumnAttention, attention, permutation, shap
+from priorax.models.explain import ColumnAttention, attention, permutation
 
-__all__ = ["ColumnAttention", "attention", "permutation", "shap"]
+__all__ = ["ColumnAttention", "attention", "permutation"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import fractions
 import pickle
 import sys
 import warnings
@@ -27,6 +28,8 @@ from sklearn.exceptions import DataConversionWarning, NotFittedError
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "bad_inputs.md"
 TINY = str(Path(__file__).parent / "tiny.safetensors")
+
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 N, D = 24, 3
 RNG = np.random.default_rng(0)
@@ -150,6 +153,11 @@ case(WHOLE, "a masked array", None, "masked cells are missing")(
         proba(np.ma.masked_array(X, X > 1), Q), proba(np.where(X > 1, np.nan, X), Q)
     )
 )
+case(WHOLE, "a masked array of whole numbers", None, "masked cells are missing")(
+    lambda: np.allclose(
+        proba(np.ma.masked_array((9 * X).astype(int), X > 1), Q), proba(np.where(X > 1, np.nan, (9 * X).astype(int)), Q)
+    )
+)
 case(WHOLE, "a NumPy matrix", None, "read as an array")(lambda: np.allclose(proba(np.asmatrix(X), Q), proba(X, Q)))
 case(WHOLE, "a read-only array", None, "not written to")(lambda: len(proba(_frozen(X), _frozen(Q))))
 case(WHOLE, "a JAX array", None, "read as an array")(lambda: len(proba(_jax(X), _jax(Q))))
@@ -202,6 +210,9 @@ case(CELLS, "a polars column of lists", TypeError, "not 'list'")(
 )
 case(CELLS, "a whole number beyond the range of doubles", ValueError, "does not fit into a double")(
     lambda: fit(with_cell(10**400))
+)
+case(CELLS, "a fraction beyond the range of doubles", ValueError, "does not fit into a double")(
+    lambda: fit(with_cell(fractions.Fraction(10**5000)))
 )
 case(CELLS, "values of 1e300 beside values of 1e-300", None, "scaled in double precision first")(
     lambda: len(proba(X * [1e300, 1e-300, 1], Q * [1e300, 1e-300, 1]))
@@ -612,8 +623,8 @@ def page() -> str:
     lines = [
         "# Bad inputs",
         "",
-        f"{len(CASES)} careless, unlucky or hostile inputs and what each gets: {counts['error']} an error that says what to do, "
-        f"{counts['warning']} a warning, {counts['handled']} an answer.",
+        f"{len(CASES)} careless, unlucky or hostile inputs and what each gets: {counts['error']} an error that says what to "
+        + f"do, {counts['warning']} a warning, {counts['handled']} an answer.",
         "Every row is a test (`python -m pytest tests/models/test_bad_inputs.py`); this page is made from them",
         "(`python tests/models/test_bad_inputs.py --write`). Quoted words are part of the message.",
     ]

@@ -21,6 +21,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+pytestmark = pytest.mark.usefixtures("few_programs")
+
 
 @pytest.fixture(scope="module")
 def table():
@@ -33,7 +35,7 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def fitted(table, tiny_weights):
+def fitted(table, tiny_weights, few_programs):
     X, y = table
     return PFNClassifier(weights=tiny_weights).fit(X[:60], y[:60])
 
@@ -50,14 +52,16 @@ def test_it_has_learned_to_use_the_context(fitted, table, proba):
     np.testing.assert_allclose(proba.sum(1), 1, atol=1e-12)
 
 
-def test_a_row_gets_the_same_answer_alone_and_among_others(fitted, table, proba):
+def test_a_row_gets_the_same_answer_alone_and_among_others(fitted, table, proba, monkeypatch):
     X = table[0][60:]
     np.testing.assert_array_equal(fitted.predict_proba(X[:1]), fitted.predict_proba(X[:20])[:1])
     changed = X.copy()
     changed[1:] = 1e6
     np.testing.assert_array_equal(fitted.predict_proba(changed)[0], proba[0])
-    many = fitted.predict_proba(np.tile(X, (7, 1)))  # 630 rows: chunks of 512 and 128
-    np.testing.assert_allclose(many.reshape(7, 90, 3), np.broadcast_to(proba, (7, 90, 3)), atol=2e-6)
+    monkeypatch.setattr(inference, "QUERY_BUCKETS", (32, 128))
+    assert inference.query_chunks(180) == [128, 32, 32]
+    many = fitted.predict_proba(np.tile(X, (2, 1)))
+    np.testing.assert_allclose(many.reshape(2, 90, 3), np.broadcast_to(proba, (2, 90, 3)), atol=2e-6)
 
 
 def test_order_of_training_rows_does_not_matter(fitted, table, proba, tiny_weights):
@@ -149,12 +153,19 @@ def test_kept_contexts_change_nothing(table, tiny_weights, proba):
     assert model._live.session._encoded == {}
 
 
-def test_members_one_at_a_time_equal_members_together(table, tiny_weights, proba, monkeypatch):
+@pytest.mark.filterwarnings("ignore:12 classes")
+def test_members_together_equal_members_one_at_a_time(table, tiny_weights, fitted, proba, monkeypatch):
     X, y = table
-    monkeypatch.setattr(inference, "CPU_BUDGET", 1)
+    many = np.arange(60) % 12
+    codes = PFNClassifier(2, weights=tiny_weights).fit(X[:60], many)
+    alone = codes.predict_proba(X[60:])
+    assert fitted._live.session._group == codes._live.session._group == 1
+    monkeypatch.setattr(inference, "CPU_BUDGET", 2 << 30)
     model = PFNClassifier(weights=tiny_weights).fit(X[:60], y[:60])
     np.testing.assert_allclose(model.predict_proba(X[60:]), proba, atol=2e-6)
-    assert model._live.session._group == 1
+    codes = PFNClassifier(2, weights=tiny_weights).fit(X[:60], many)  # two codes for each of two estimators: 4 as well
+    np.testing.assert_allclose(codes.predict_proba(X[60:]), alone, atol=1e-4)
+    assert model._live.session._group == codes._live.session._group == 4
 
 
 def test_pickle_holds_no_weights_and_checks_them(fitted, table, proba, tmp_path, tiny_weights, random_weights):
@@ -187,7 +198,7 @@ def test_scikit_learn_tools(table, tiny_weights):
     calibrated = CalibratedClassifierCV(model, cv=2, method="sigmoid").fit(np.nan_to_num(X[:60]), y[:60])
     assert calibrated.predict_proba(np.nan_to_num(X[60:])).shape == (90, 3)
     np.testing.assert_allclose(
-        cross_val_score(model, X[:60], y[:60], cv=2, n_jobs=2), cross_val_score(model, X[:60], y[:60], cv=2)
+        cross_val_score(model, X[:80], y[:80], cv=2, n_jobs=2), cross_val_score(model, X[:80], y[:80], cv=2)
     )
 
 
@@ -233,7 +244,7 @@ def test_shapes_share_compiled_programs(table, tiny_weights):
 
     use(40, 3, 10)
     before = inference._encode._cache_size(), inference._answer._cache_size()
-    for n, d, q in ((33, 2, 1), (50, 5, 31), (64, 4, 32)):
+    for n, d, q in ((33, 2, 1), (50, 5, 31), (64, 4, 64)):
         use(n, d, q)
     assert (inference._encode._cache_size(), inference._answer._cache_size()) == before
 
@@ -259,8 +270,8 @@ socket.socket.connect = socket.socket.bind = socket.create_connection = refuse
 from sklearn.datasets import load_iris
 from priorax import PFNClassifier
 X, y = load_iris(return_X_y=True)
-model = PFNClassifier(weights={str(tiny_weights)!r}).fit(X[::2], y[::2])
-assert model.score(X[1::2], y[1::2]) > 0.6
+model = PFNClassifier(1, weights={str(tiny_weights)!r}).fit(X[::3], y[::3])
+assert model.score(X[1::3], y[1::3]) > 0.6
 assert not [m for m in ("polars", "matplotlib", "openml", "torch") if m in sys.modules]
 import jax; print(jax.config.jax_compilation_cache_dir)
 """
@@ -277,4 +288,4 @@ def test_no_warnings_on_ordinary_data(tiny_weights):
     X, y = load_iris(return_X_y=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PFNClassifier(weights=tiny_weights).fit(X[::2], y[::2]).predict(X)
+        PFNClassifier(weights=tiny_weights).fit(X[::3], y[::3]).predict(X)

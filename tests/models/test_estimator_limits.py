@@ -81,7 +81,7 @@ def test_codes_give_back_what_all_members_agree_on(seed, n_classes, alphabet):
     said = [np.stack([truth[:, m.symbol == s].sum(1) for s in range(m.n_symbols)], axis=1) for m in members]
     p = combine(members, said)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
-    np.testing.assert_allclose(p, truth, atol=0.02)
+    np.testing.assert_allclose(p, truth, atol=1e-3)
 
 
 def test_members_that_share_nothing_are_averaged():
@@ -120,20 +120,22 @@ def test_buckets():
         assert set(chunks) <= set(inference.QUERY_BUCKETS) and 0 <= waste and (waste < 32 or waste <= chunks[-1] / 2)
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_more_classes_than_the_network_has(tiny_weights):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(14, 4)) * 4
-    y = np.arange(280) % 14
-    X = centres[y] + rng.normal(size=(280, 4)) * 0.5
+    y = np.arange(112) % 14
+    X = centres[y] + rng.normal(size=(112, 4)) * 0.5
     model = PFNClassifier(weights=tiny_weights)
     with pytest.warns(LimitWarning, match="14 classes, these weights handle 10 at a time: 8 passes"):
-        model.fit(X[:140], y[:140])
-    p = model.predict_proba(X[140:])
+        model.fit(X[:56], y[:56])
+    p = model.predict_proba(X[56:])
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
-    assert p.shape == (140, 14)
-    assert (p.argmax(1) == y[140:]).mean() > 0.35  # guessing: 0.07
+    assert p.shape == (56, 14)
+    assert (p.argmax(1) == y[56:]).mean() > 0.35  # guessing: 0.07
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_more_columns_and_rows_than_the_limits(tiny_weights):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(150, 19))
@@ -186,18 +188,19 @@ def test_the_estimate_is_above_what_the_compiler_says(tiny_weights):
     import jax.numpy as jnp
 
     engine = inference.get_engine(tiny_weights)
-    for rows, columns in ((64, 8), (256, 8)):
-        def shape(*size, dtype=jnp.int32):
-            return jax.ShapeDtypeStruct(size, dtype)
+    rows, columns = 256, 8
 
-        program = inference._encode.lower(
-            engine.cfg, engine._params, shape(1, rows, columns, dtype=jnp.float32), shape(1, rows), shape(1), shape(1),
-            shape(1), shape(1, columns, dtype=jnp.bool_),
-        ).compile()  # fmt: skip
-        used = program.memory_analysis()
-        used = used.temp_size_in_bytes + used.output_size_in_bytes
-        assert 0.2 * inference.estimate_memory(engine.cfg, rows, columns, 512).total < used
-        assert used < inference.estimate_memory(engine.cfg, rows, columns, 32).total
+    def shape(*size, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(size, dtype)
+
+    program = inference._encode.lower(
+        engine.cfg, engine._params, shape(1, rows, columns, dtype=jnp.float32), shape(1, rows), shape(1), shape(1),
+        shape(1), shape(1, columns, dtype=jnp.bool_),
+    ).compile()  # fmt: skip
+    used = program.memory_analysis()
+    used = used.temp_size_in_bytes + used.output_size_in_bytes
+    assert 0.2 * inference.estimate_memory(engine.cfg, rows, columns, 512).total < used
+    assert used < inference.estimate_memory(engine.cfg, rows, columns, 32).total
 
 
 def test_the_estimator_tells_its_memory(tiny_weights):
@@ -207,7 +210,7 @@ def test_the_estimator_tells_its_memory(tiny_weights):
     assert found["kept"] == 2 * found["cache"] > 0
 
 
-@pytest.mark.parametrize("limit", [10, 50, 100])
+@pytest.mark.parametrize("limit", [10, 100])
 def test_attention_in_pieces_is_the_same(limit, monkeypatch):
     """Column by column, and blocks of rows within a column: 5 rows, 7 keys, 2 tasks, 2 heads make 140 scores a column."""
     import jax
@@ -237,7 +240,7 @@ def test_attention_over_columns_in_blocks_of_rows_is_the_same(monkeypatch):
     q, k, v = (jax.random.normal(key, (2, 11, 4, 8)) for key in jax.random.split(jax.random.key(1), 3))
     lengths = np.array([4, 2], np.int32)
     want = attention.feature_attention(q, k, v, lengths, 2)
-    monkeypatch.setattr(attention, "_LONG", 4)
+    monkeypatch.setattr(attention, "LONG", 4)
     monkeypatch.setattr(attention, "MAX_SCORES", 200)
     np.testing.assert_allclose(attention.feature_attention(q, k, v, lengths, 2), want, atol=1e-6)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from priorax.configs.errors import MissingError
 from priorax.models import PFNClassifier
 from sklearn.exceptions import NotFittedError
 
 from priorax import explain
+
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def model(table, tiny_weights):
+def model(table, tiny_weights, few_programs):
     return PFNClassifier(2, weights=tiny_weights).fit(table[0][:60], table[1][:60])
 
 
@@ -55,7 +56,7 @@ def test_attention_equals_a_reference_written_out(tiny_weights):
     session = model._session()
     cache = session._encode(0, [0])
     net = with_params(cfg, weights.params)
-    x = np.zeros((1, 2, 8), np.float32)
+    x = np.zeros((1, 2, session._columns), np.float32)
     x[0, :, :3] = model._encode(X[:2])
     h, n_tokens, n_keys, kernel = net.query_tokens(cache, x)
     stacked = net.blocks.stacked()
@@ -127,27 +128,8 @@ def test_many_classes_and_one_class(tiny_weights):
     np.testing.assert_allclose(explain.attention(one, X[:3]).values, 1 / 3)
 
 
-def test_what_is_not_possible_is_said(table, tiny_weights, model, monkeypatch):
+def test_what_is_not_possible_is_said(table, tiny_weights, model):
     with pytest.raises(NotFittedError):
         explain.attention(PFNClassifier(weights=tiny_weights), table[0])
     with pytest.raises(ValueError, match="5 features"):
         explain.attention(model, table[0][:, :2])
-    monkeypatch.setitem(__import__("sys").modules, "shap", None)
-    with pytest.raises((MissingError, ImportError)):
-        explain.shap(model, table[0][:1])
-
-
-def test_shapley_values_add_up(model, table):
-    pytest.importorskip("shap", reason='shap is not installed: pip install "priorax[explain]"')
-    X = table[0][60:63]
-    before = np.random.get_state()[1].copy()
-    found = explain.shap(model, X, permutations=2)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # nobody's generator was touched
-    assert found.values.shape == (3, 5, 2) and found.output_names == ["no", "yes"]
-    total = found.values.sum(1) + found.base_values
-    np.testing.assert_allclose(total, model.predict_proba(X), atol=1e-5)
-    nothing = np.full_like(X, np.nan)
-    np.testing.assert_allclose(found.base_values, model.predict_proba(nothing), atol=1e-5)
-    assert (np.abs(found.values[:, 4]) < 1e-6).all() and np.abs(found.values[:, 2]).mean() > 0.01
-    with pytest.raises(ValueError, match="permutations is 0"):
-        explain.shap(model, X, permutations=0)

@@ -48,6 +48,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("priorax", "f
 """
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_it_runs_without_this_package_and_predicts_what_the_estimator_predicts(exported, tiny_weights, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(25, 3)), np.arange(25) % 3

@@ -8,7 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from priorax.configs.errors import DataError
 from priorax.models import PFNClassifier
+
+pytestmark = pytest.mark.usefixtures("few_programs")
+LEAST_ROWS = 256
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,13 @@ def test_combined_logits_are_the_estimators_predictions(classes, tune, tiny_weig
         )  # fmt: skip
         expected = model.fit(X[train], y[train]).predict_proba(X[test])
         np.testing.assert_allclose(found.probabilities(setting), expected, atol=1e-4)
+
+
+def test_tables_wider_than_a_member_are_refused(tune, tiny_weights):
+    X = np.random.default_rng(0).normal(size=(20, 4))
+    options = {"n_estimators": 1, "weights": tiny_weights, "max_columns": 3}
+    with pytest.raises(DataError, match="4 columns, one member sees 3"):
+        tune.run_members(X, np.arange(20) % 2, X, None, options, ("none",))
 
 
 def test_it_runs_resumes_and_compares(tune, tiny_weights, tmp_path, capsys):
