@@ -3,9 +3,9 @@
 Protocol of the nanoTabPFN speedrun (arXiv 2606.03681): every data set is cut to at most 1,000 rows (stratified) and 100
 columns (random), five stratified shuffled folds, all with seed 11. In every fold, fitted on its training rows alone:
 constant columns are dropped, numbers get the mean where missing, categories are coded and get the most frequent code
-where missing or unknown. Test predictions of the five folds are put together and scored once, ROC AUC of two classes or
-the mean of one class versus the rest; the result is the mean over data sets. The bar is scikit-learn's random forest at
-its defaults on the same folds.
+where missing or unknown (`eval.prepare`). Test predictions of the five folds are put together and scored once, ROC AUC
+of two classes or the mean of one class versus the rest; the result is the mean over data sets. The bar is scikit-learn's
+random forest at its defaults on the same folds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OrdinalEncoder
 
 from ..configs.errors import DataError, PrioraxError
 from ..configs.eval import PROTOCOLS, Protocol
@@ -25,6 +23,7 @@ from ..configs.model import ModelConfig
 from ..models.inference import Contexts, Engine, Session
 from ..models.weights import LoadedWeights
 from .metrics import score
+from .prepare import prepare_speedrun
 from .splits import apply_protocol
 from .suites import DataSet, Suite, rows_of
 
@@ -40,14 +39,12 @@ class Fold:
       x, y: f64[n, d], i64[n]; class codes of the data set.
       x_test: f64[q, d].
       test: i64[q], the rows of the data set that are predicted.
-      categorical: bool[d].
     """
 
     x: np.ndarray
     y: np.ndarray
     x_test: np.ndarray
     test: np.ndarray
-    categorical: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +82,7 @@ def prepare(
     for task in suite.ids:
         try:
             data, splits, _ = apply_protocol(suite.load(task), protocol)
-            folds = tuple(preprocess(data, split.train, split.test) for split in splits)
+            folds = tuple(_fold(data, split.train, split.test) for split in splits)
         except PrioraxError as error:
             left_out.append({"task": task, "reason": str(error)})
             continue
@@ -95,44 +92,9 @@ def prepare(
     return courses, left_out
 
 
-def preprocess(data: DataSet, train: np.ndarray, test: np.ndarray) -> Fold:
-    """Numbers from one fold, everything learned from its training rows."""
-    before, after = rows_of(data.X, train), rows_of(data.X, test)
-    columns, columns_test, kinds = [], [], []
-    for j in range(data.X.shape[1]):
-        x, x_test, kind = _column(_take(before, j), _take(after, j), bool(data.categorical[j]))
-        if x is not None:
-            columns.append(x)
-            columns_test.append(x_test)
-            kinds.append(kind)
-    if not columns:
-        raise DataError(f"{data.name}: no column varies in the training rows of a fold")
-    return Fold(np.column_stack(columns), data.y[train], np.column_stack(columns_test), test, np.asarray(kinds))
-
-
-def _take(X: Any, j: int) -> np.ndarray:
-    return X.iloc[:, j].to_numpy(dtype=object, na_value=np.nan) if hasattr(X, "iloc") else X[:, j]
-
-
-def _column(x: np.ndarray, x_test: np.ndarray, categorical: bool) -> tuple[np.ndarray | None, np.ndarray | None, bool]:
-    """A column of training and test rows as numbers; None when it holds at most one value in the training rows."""
-    if not categorical:
-        try:
-            x, x_test = x.astype(np.float64)[:, None], x_test.astype(np.float64)[:, None]
-        except (TypeError, ValueError):
-            categorical = True  # text that the source did not declare
-    if categorical:
-        coder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
-        x = coder.fit_transform(_as_text(x))
-        x_test = coder.transform(_as_text(x_test))
-    if len(np.unique(x[~np.isnan(x)])) < 2:
-        return None, None, categorical
-    filler = SimpleImputer(strategy="most_frequent" if categorical else "mean").fit(x)
-    return filler.transform(x)[:, 0], filler.transform(x_test)[:, 0], categorical
-
-
-def _as_text(values: np.ndarray) -> np.ndarray:
-    return np.array([[np.nan if v is None or v != v else str(v)] for v in values.tolist()], dtype=object)  # noqa: PLR0124
+def _fold(data: DataSet, train: np.ndarray, test: np.ndarray) -> Fold:
+    x, x_test = prepare_speedrun(rows_of(data.X, train), rows_of(data.X, test))
+    return Fold(x, data.y[train], x_test, test)
 
 
 Predictor = Callable[[Course, Fold], np.ndarray]
@@ -175,7 +137,7 @@ def network(cfg: ModelConfig, params: Any) -> Predictor:
             y=y[None].astype(np.int32),
             n_features=np.array([columns], np.int32),
             n_classes=np.array([max(2, len(classes))], np.int32),
-            categorical=fold.categorical[None],
+            categorical=np.zeros((1, columns), bool),
         )
         x = fold.x_test.astype(np.float32)
         logits = Session(engine, contexts, keep=False).logits(lambda _, rows: x[rows], len(x))[0]

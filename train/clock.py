@@ -46,6 +46,25 @@ def whole_run(
     return max(planned or 0.0, earlier + leg)
 
 
+def worth_replanning(step: int, horizon: int, planned: int, dispatch: int, free: bool = False) -> bool:
+    """Whether a run at ``step`` of ``horizon`` should end at ``planned`` instead, what its speed allows by now.
+
+    Freely while the learning rate is at its peak; once it decays, when the time would run out before the decay ends, or
+    when much of it would be left over; and in the last tenth only the former.
+
+    Args:
+      dispatch: steps of a dispatch, the smallest difference there is.
+      free: whether ``horizon`` was a first guess.
+    """
+    done, ahead = step / horizon, horizon - step
+    if planned <= step:
+        return False
+    if (free or done < 0.6) and abs(planned - horizon) > 0.02 * horizon:
+        return True
+    longer = done < 0.9 and planned > horizon + max(dispatch, 0.25 * ahead)
+    return longer or planned < horizon - max(dispatch, 0.05 * ahead)
+
+
 @dataclasses.dataclass
 class Clock:
     """Time of this session and of the run, in seconds.

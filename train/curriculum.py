@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from ..configs.recipe import TaskShape
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+_WINDOW = 32
+"""Dispatches a speed is averaged over: a busy machine now and then takes ten times as long for one."""
+_KNOWN_COUNTS = 4
+"""Dispatches that a speed from an earlier session counts as."""
 
 
 def active_shapes(shapes: tuple[TaskShape, ...], done: float) -> list[int]:
@@ -57,7 +61,8 @@ class Pace:
         if before is None or (seen < 2 and shape not in self._known):
             self._seconds[shape] = seconds
         else:
-            self._seconds[shape] = 0.8 * before + 0.2 * seconds
+            share = 1.0 / min(seen + (_KNOWN_COUNTS if shape in self._known else 0), _WINDOW)
+            self._seconds[shape] = before + share * (seconds - before)
 
     def settled(self, done: float) -> bool:
         """Whether every shape that is active at share ``done`` of the run has been timed after its warm-up."""

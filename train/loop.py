@@ -24,7 +24,7 @@ from ..configs.recipe import Recipe
 from ..models.network import count_params
 from ..priors import make_sampler
 from .checkpoints import Checkpoint, list_checkpoints
-from .clock import Clock, whole_run
+from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
@@ -206,7 +206,8 @@ class _Run:
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
         key, learn, first = self._everywhere(self.seed, True, 0)
-        step = done_at_start = resumed_from or 0
+        step, saved = resumed_from or 0, resumed_from
+        done_at_start = step
         loss, cut, signal = float("nan"), False, 0
         while step < horizon:
             which = pick_shape(self.recipe.shapes, step // self._k, step / horizon)
@@ -228,12 +229,14 @@ class _Run:
             progress.update(step, horizon if horizon < _UNKNOWN_HORIZON else step, note)
             if _crossed(before, step, self.cfg.checkpoint_steps) and step < horizon:
                 self._save(state)
-            if self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon:
+                saved = step
+            due = self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon
+            if due and team.lead(self._time_to_validate):
                 state, held = self._validate(programs, state)
                 progress.say(f"step {step}: held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}")
             if team.lead(self._watched, state, step, horizon, loss):
                 break
-        if step > done_at_start or team.lead(lambda: not list_checkpoints(self.files.checkpoints)):
+        if step != saved:
             self._save(state)
         held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
         short = cut and team.lead(lambda: self.clock.left() < self._validation_seconds())
@@ -369,17 +372,15 @@ class _Run:
         return ended
 
     def _plan(self, step: int, horizon: int) -> int:
-        """The horizon that ends the run with its time: set freely at first, later only shortened."""
+        """The horizon that ends the run with its time: set freely at first, later when it is clearly wrong."""
         k, done = self._k, step / horizon
         settled = self.pace.settled(done)
         if not settled and self.clock.earlier and step < horizon:
             return horizon  # a resumed run keeps its plan until the speed of this session is known
         planned = step + (self.pace.dispatches(self.clock.trainable(), done) or 0) * k
         planned = min(planned, self.fixed) if self.fixed else planned
-        free = (done < 0.6 or not self.settled) and abs(planned - horizon) > 0.02 * horizon
-        late = planned < horizon - max(k, 0.05 * (horizon - step))
-        self.settled |= settled
-        return planned if (free or late) and planned > step else horizon
+        free, self.settled = not self.settled, self.settled or settled
+        return planned if worth_replanning(step, horizon, planned, k, free) else horizon
 
     def _stop_when_bad(self, numbers: dict[str, np.ndarray], step: int) -> None:
         worst = int(numbers["streak"].max())
@@ -421,6 +422,10 @@ class _Run:
         k = self.cfg.steps_per_dispatch
         rounds = {i: math.ceil(self.cfg.validation_tasks / (s.tasks * k)) for i, s in enumerate(self.recipe.shapes)}
         return 0.5 * sum(count * self.pace.price(i) for i, count in rounds.items())
+
+    def _time_to_validate(self) -> bool:
+        """Whether a validation on the way leaves time for the one at the end."""
+        return self.clock.left() >= self.clock.closing + self._validation_seconds()
 
     def _save(self, state: TrainState) -> None:
         began = time.monotonic()

@@ -67,7 +67,7 @@ class Team:
         return next((int(n) for n in process_allgather(np.int32(number)) if n), 0)
 
     def lead(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Calls ``work(*arguments)`` in process 0 alone; all processes get its result, which must be something JSON can carry.
+        """Calls ``work(*arguments)`` in process 0 alone; all processes get its result, something JSON can carry.
 
         An error of process 0 is raised in all processes, so that none of them waits for one that has gone.
         """
@@ -120,7 +120,7 @@ def join(coordinator: str, processes: int | None = None, index: int | None = Non
     automatic = coordinator == "auto"
     if automatic:
         if processes is not None or index is not None:
-            raise ConfigError('the number of processes and the process id come from the cluster with coordinator "auto"')
+            raise ConfigError('with coordinator "auto" the number of processes and the process id come from the cluster')
     else:
         _check(coordinator, processes, index)
     _quiet_collectives()
@@ -162,7 +162,7 @@ def _check(coordinator: str, processes: int | None, index: int | None) -> None:
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f'the coordinator is {coordinator!r}; write HOST:PORT, e.g. 10.0.0.1:1234, or "auto"')
     if processes is None or index is None:
-        raise ConfigError("a coordinator needs the number of processes and this one's id: --num-processes, --process-id")
+        raise ConfigError("a coordinator needs the number of processes and this one's id (--num-processes, --process-id)")
     if processes < 1:
         raise ConfigError(f"the number of processes is {processes}; it must be at least 1")
     if not 0 <= index < processes:

@@ -1,16 +1,15 @@
-"""The race: its preprocessing learns from training rows alone, its score is that of all folds together."""
+"""The race: its course is that of the protocol, its score is that of all folds together."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-import pandas
 import pytest
 from priorax.configs import DataError
 from priorax.configs.eval import PROTOCOLS
-from priorax.eval.speedrun import forest, network, prepare, preprocess, race_score
-from priorax.eval.suites import DataSet, load_suite
+from priorax.eval.speedrun import forest, network, prepare, race_score
+from priorax.eval.suites import load_suite
 from priorax.models import load_weights
 from sklearn.metrics import roc_auc_score
 
@@ -20,39 +19,6 @@ def courses():
     suite = load_suite("bundled")
     suite.ids = ["wine", "iris"]
     return prepare(suite)[0]
-
-
-def _table(**columns):
-    frame = pandas.DataFrame(columns)
-    kinds = np.array([not pandas.api.types.is_numeric_dtype(frame[c]) for c in frame])
-    return DataSet("t", "t", frame, np.zeros(len(frame), np.int64), ("a", "b"), kinds)
-
-
-def test_everything_is_learned_from_training_rows():
-    data = _table(
-        number=[1.0, 3.0, np.nan, 2.0, 100.0, np.nan],
-        same=[5.0, 5.0, 5.0, 5.0, 6.0, 7.0],  # constant where it counts
-        empty=[np.nan] * 6,
-        kind=["b", "a", None, "a", "new", None],
-        flag=[True, False, True, True, False, True],
-    )
-    data.categorical[:] = [False, False, False, True, True]
-    fold = preprocess(data, np.arange(4), np.array([4, 5]))
-    assert fold.x.shape == (4, 3) and fold.categorical.tolist() == [False, True, True]
-    np.testing.assert_array_equal(fold.x[:, 0], [1, 3, 2, 2])  # the mean of training rows
-    np.testing.assert_array_equal(fold.x_test[:, 0], [100, 2])
-    np.testing.assert_array_equal(fold.x[:, 1], [1, 0, 0, 0])  # the most frequent code
-    np.testing.assert_array_equal(fold.x_test[:, 1], [0, 0])  # unknown and missing alike
-    np.testing.assert_array_equal(fold.x_test[:, 2], [0, 1])
-
-
-def test_text_that_was_not_declared_is_coded_and_nothing_to_learn_from_is_an_error():
-    data = _table(word=["x", "y", "x", "y"], same=[1.0] * 4)
-    data.categorical[:] = False
-    fold = preprocess(data, np.array([0, 1, 2]), np.array([3]))
-    np.testing.assert_array_equal(fold.x[:, 0], [0, 1, 0])
-    with pytest.raises(DataError, match="no column varies"):
-        preprocess(data, np.array([0, 2]), np.array([1]))
 
 
 def test_the_course_is_that_of_the_protocol(courses):
@@ -84,6 +50,7 @@ def test_the_forest_and_a_network(courses, tiny_weights):
     assert each["iris"] > 0.9 and 0.8 < reached <= 1
 
 
+@pytest.mark.slow  # compiles the sampler
 def test_the_race_from_the_command_line(run_cli, tmp_path):
     """A network that has learned next to nothing reaches a target below guessing, at its first evaluation."""
     out = tmp_path / "race.json"

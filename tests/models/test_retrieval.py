@@ -67,6 +67,7 @@ def test_order_padding_and_other_queries_change_nothing(params, task):
     assert np.isfinite(after).all()
 
 
+@pytest.mark.slow
 def test_it_learns_to_look_up_twenty_classes(params, task):
     """Rows whose class is where they lie: no class has an output of its own, and still all twenty are told apart."""
     optimizer = optax.adam(1e-2)

@@ -49,6 +49,7 @@ def test_steps_give_the_tasks_asked_for():
     assert 1000 < steps_for(small, 8000) < 2000
 
 
+@pytest.mark.slow  # compiles the sampler for training and for held-out tasks
 def test_a_smoke_run(run_cli, tmp_path):
     out = tmp_path / "out"
     args = ["bench", "ablate", "--recipe", "smoke", "--out", out, "--n-tasks", "64", "--held-out", "32", "--host-devices", "1",

@@ -11,7 +11,7 @@ from priorax.configs import ConfigError
 from priorax.configs.recipe import TaskShape
 from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
-from priorax.train.clock import Clock, whole_run
+from priorax.train.clock import Clock, whole_run, worth_replanning
 from priorax.train.curriculum import Pace
 from priorax.train.state import init_state
 
@@ -63,6 +63,40 @@ def test_the_clock_leaves_time_to_close_and_for_later_legs():
     assert Clock(leg=None).left() == float("inf") and Clock(leg=None).fits(1e9)
 
 
+@pytest.mark.parametrize(
+    ("step", "horizon", "planned", "wanted"),
+    [
+        (8, 10**8, 400, True),
+        (100, 400, 405, False),  # too little to matter
+        (100, 400, 500, True),
+        (300, 400, 420, False),  # decays, and the time is nearly right
+        (300, 400, 500, True),  # much would be left over
+        (300, 400, 390, True),  # would be cut off before the end of the decay
+        (300, 400, 396, False),
+        (380, 400, 500, False),  # too near the end to take the rate up again
+        (380, 400, 388, True),
+        (400, 400, 800, False),
+        (300, 400, 300, False),  # no dispatch fits: the clock ends the run, the plan stays
+    ],
+)
+def test_when_a_plan_changes(step, horizon, planned, wanted):
+    assert worth_replanning(step, horizon, planned, dispatch=8) is wanted
+
+
+def test_a_first_guess_is_replaced_at_any_point_and_both_ways():
+    assert worth_replanning(8, 8, 400, dispatch=8, free=True) and worth_replanning(8, 10, 400, dispatch=8, free=True)
+
+
+def test_a_rare_slow_dispatch_changes_the_price_little():
+    pace = Pace((TaskShape(columns=9),))
+    for i in range(100):
+        pace.add(0, 30.0 if i == 90 else 1.0)
+    assert 1 < pace.price(0) < 2
+    for _ in range(100):  # slower for good
+        pace.add(0, 3.0)
+    assert 2.8 < pace.price(0) <= 3.0
+
+
 def test_a_known_pace_prices_at_once_and_ignores_the_first_dispatch():
     shapes = (TaskShape(columns=9), TaskShape(columns=19, start=0.5))
     fresh, known = Pace(shapes), Pace(shapes, {0: 1.0, 1: 2.0})
@@ -87,9 +121,12 @@ def _losses(out):
     return [r for r in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in r]
 
 
+@pytest.mark.slow
 def test_every_leg_ends_in_its_time_and_the_plan_spans_them_all(toy, finished, tmp_path):
-    """Three legs: two of a run planned for hours, which end undecayed; then one that is to be the last."""
-    train = dataclasses.replace(toy.RECIPE.train, steps=None, decay=0.5, final_rate=0.02, checkpoint_steps=10**6)
+    """Three legs: two of a run planned for hours, which end undecayed; then one that is to be the last.
+
+    Lasts four times as long as a run takes to start, half a minute at least."""
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10**6)
     recipe = dataclasses.replace(toy.RECIPE, train=train)
     out, kind = tmp_path / "run", {"quiet": True, "sampler_factory": toy.linear_tasks}
     start = time.monotonic()

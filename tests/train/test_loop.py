@@ -95,6 +95,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(toy, finished, tmp_path, 
     assert not list((out / "checkpoints").glob(".tmp-*"))
 
 
+@pytest.mark.slow  # a compilation of its own
 def test_eight_devices_learn_what_one_learns(finished, tmp_path, start_toy):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     process = start_toy(tmp_path / "run", XLA_FLAGS=flags.strip())
@@ -131,8 +132,9 @@ def test_a_directory_is_not_mistaken_for_another_run(toy, finished, tmp_path):
         pretrain(toy.RECIPE, tmp_path / "new", seed=toy.RECIPE.train.validation_seed, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_time_limit_sets_the_horizon_and_ends_the_decay(toy, tmp_path):
-    train = dataclasses.replace(toy.RECIPE.train, steps=None, decay=0.5, final_rate=0.02, checkpoint_steps=10_000)
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10_000)
     recipe = dataclasses.replace(toy.RECIPE, train=train)
     result = pretrain(recipe, tmp_path / "run", time_limit=15, quiet=True, sampler_factory=toy.linear_tasks)
     records = _records(tmp_path / "run")
@@ -205,6 +207,7 @@ def test_a_kill_in_the_middle_of_a_save_loses_one_checkpoint_at_most(toy, finish
     assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
 
 
+@pytest.mark.slow  # compiles the sampler; the demo's test runs the same recipe
 def test_the_smoke_recipe_runs_on_the_real_prior(run_python, tmp_path):
     code = (
         "import sys; from priorax.train import load_recipe, pretrain;"

@@ -31,7 +31,7 @@ def start_team(start_toy, tmp_path):
 
 
 def _finish(processes):
-    out = [p.communicate(timeout=120) for p in processes]
+    out = [p.communicate(timeout=600) for p in processes]
     return [p.returncode for p in processes], [o[0].splitlines() for o in out], [o[1] for o in out]
 
 
@@ -40,6 +40,7 @@ def _losses(out):
     return [r["loss"] for r in records if "loss" in r]
 
 
+@pytest.mark.slow  # both compile
 def test_two_processes_learn_what_one_learns_and_one_writes(finished, start_team, tmp_path):
     codes, lines, errors = _finish(start_team())
     assert codes == [0, 0], errors
@@ -53,6 +54,7 @@ def test_two_processes_learn_what_one_learns_and_one_writes(finished, start_team
     assert not (tmp_path / "process1").exists()
 
 
+@pytest.mark.slow  # both compile, twice
 def test_a_stopped_team_goes_on_as_one_process(toy, finished, start_team, tmp_path):
     """SIGTERM reaches one of the two; both end, saved. Their checkpoint is anyone's; two go on, or one does."""
     team = start_team("--delay", 0.05)
@@ -73,6 +75,7 @@ def test_a_stopped_team_goes_on_as_one_process(toy, finished, start_team, tmp_pa
     restore_checkpoint(list_checkpoints(tmp_path / "process0" / "checkpoints")[-1][1], like)
 
 
+@pytest.mark.slow  # starts six processes
 def test_errors_end_every_process_with_a_reason(start_team, tmp_path):
     codes, _, errors = _finish(start_team(own=((), ("--seed", 5))))
     assert all(codes)
@@ -115,6 +118,7 @@ def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
     assert "write HOST:PORT" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # waits for a process that never comes
 def test_a_team_that_is_not_complete_says_so(start_toy, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,6 +1,6 @@
 """A prior that anyone can learn in seconds, and a run of it as a program, for tests that kill or signal a process.
 
-    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS] [--full-from STEP] [--team PORT,PROCESSES,ID] [--tasks N]
+    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS] [--full-from STEP] [--team PORT,PROCESSES,ID]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RECIPE = Recipe(
     ),
 )  # fmt: skip
 
+
 def linear_tasks(prior: object, shape: TableShape, tasks: int):
     """Two classes, split at the median of a random direction."""
 
@@ -57,6 +58,7 @@ def linear_tasks(prior: object, shape: TableShape, tasks: int):
 
     return sampler
 
+
 def digest(tree: object) -> str:
     """SHA-256 over all leaves of a tree of arrays, bit for bit."""
     sha = hashlib.sha256()
@@ -64,6 +66,7 @@ def digest(tree: object) -> str:
         array = np.asarray(leaf)
         sha.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return sha.hexdigest()
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -80,7 +83,7 @@ def main() -> None:
 
     if args.team:
         port, processes, index = map(int, args.team.split(","))
-        join(f"127.0.0.1:{port}", processes, index, timeout=float(os.environ.get("TOY_TIMEOUT", "60")))
+        join(f"127.0.0.1:{port}", processes, index, timeout=float(os.environ.get("TOY_TIMEOUT", "300")))
     shape = dataclasses.replace(RECIPE.shapes[0], tasks=args.tasks)
     recipe = dataclasses.replace(RECIPE, shapes=(shape,), train=dataclasses.replace(RECIPE.train, steps=args.steps))
 
@@ -96,6 +99,7 @@ def main() -> None:
     told = {"done": result.steps, "interrupted": result.interrupted, "from": result.resumed_from}
     print(json.dumps(told | {"validation": result.validation["loss"]}), flush=True)
     leave()
+
 
 if __name__ == "__main__":
     main()
