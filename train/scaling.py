@@ -94,8 +94,12 @@ def binned(tasks: np.ndarray, loss: np.ndarray, bins: int = 12) -> tuple[np.ndar
     return x, y, error
 
 
-def fit_loss(tasks: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
+def fit_loss(tasks: np.ndarray, loss: np.ndarray, start: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fits ``floor + scale * (tasks / first) ** -exponent``.
+
+    Args:
+      tasks, loss: f64[N].
+      start: a fit of nearly the same points to start from; None tries several starts.
 
     Returns:
       ``floor``, ``scale`` (at the fewest tasks), ``exponent``, ``first``, ``residual`` (root mean square) and ``points``.
@@ -111,14 +115,16 @@ def fit_loss(tasks: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
         return p[0] + p[1] * np.exp(-p[2] * z) - loss
 
     span = max(float(loss.max()) - low, 1e-6)
-    best = min(
-        (
-            least_squares(wrong, (max(low - share * span, 0.0), span * (1 + share), exponent),
-                          bounds=([0, 0, 1e-3], [np.inf, np.inf, 5]), x_scale=(1, span, 0.3))
-            for share in (0.0, 0.5, 2.0) for exponent in (0.1, 0.3, 1.0)
-        ),
-        key=lambda fit: fit.cost,
-    )  # fmt: skip
+    starts = [
+        (max(low - share * span, 0.0), span * (1 + share), exponent)
+        for share in (0.0, 0.5, 2.0) for exponent in (0.1, 0.3, 1.0)
+    ]  # fmt: skip
+    if start is not None:
+        moved = start["scale"] * (first / start["first"]) ** -start["exponent"]
+        starts = [(max(start["floor"], 0.0), max(moved, 0.0), float(np.clip(start["exponent"], 2e-3, 4.9)))]
+    bounds = ([0, 0, 1e-3], [np.inf, np.inf, 5])
+    fits = [least_squares(wrong, point, bounds=bounds, x_scale=(1, span, 0.3)) for point in starts]
+    best = min(fits, key=lambda fit: fit.cost)
     floor, scale, exponent = (float(v) for v in best.x)
     residual = float(np.sqrt(np.mean(best.fun**2)))
     return {"floor": floor, "scale": scale, "exponent": exponent, "first": first, "residual": residual, "points": len(z)}
@@ -177,7 +183,7 @@ def scaling(runs: Sequence[str | Path], factors: Sequence[float] = (2, 10, 100),
     for _ in range(BOOTSTRAPS):
         pick = np.sort(rng.integers(len(tasks), size=len(tasks)))
         if len(np.unique(tasks[pick])) >= 4:
-            draws.append((fit_loss(tasks[pick], loss[pick]), None if auc is None else fit_auc(tasks[pick], auc[pick])))
+            draws.append((fit_loss(tasks[pick], loss[pick], found["loss"]), None if auc is None else fit_auc(tasks[pick], auc[pick])))
     now = float(max(tasks.max(), *(log.tasks.max(initial=0) for log in logs)))
     found["tasks_so_far"], found["expected"] = now, []
     for factor in (1, *factors):
