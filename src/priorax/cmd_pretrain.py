@@ -43,26 +43,8 @@ class Pretrain(options.OutDir):
     host_devices: int = 0
     """Parts to split a CPU into; tasks are shared out among them. 0: one per core. `priorax bench train
     --host-devices N` measures what that gains."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, to train in several processes, each started with the same command but its own
-    --process-id; or "auto" where a cluster (Slurm, Open MPI, Cloud TPU) tells. Process 0 alone writes --out."""
-    num_processes: int | None = None
-    """With --coordinator: how many processes there are."""
-    process_id: int | None = None
-    """With --coordinator: which one this is, from 0."""
     dry_run: options.Switch = False
     """Show the resolved recipe, train nothing."""
-
-    def start_devices(self) -> None:
-        if self.coordinator is None:
-            given = "--num-processes" if self.num_processes is not None else "--process-id"
-            if self.num_processes is not None or self.process_id is not None:
-                raise ConfigError(f"{given} needs --coordinator HOST:PORT")
-        elif not self.dry_run:
-            from priorax.train import join
-
-            join(self.coordinator, self.num_processes, self.process_id)
-        super().start_devices()
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.configs import config_digest, load_recipe, to_dict, to_yaml

@@ -108,16 +108,6 @@ def test_flags_that_make_no_team(arguments, message):
         join(*arguments)
 
 
-def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
-    from priorax.cli import main
-
-    out = str(tmp_path / "run")
-    assert main(["pretrain", "--out", out, "--num-processes", "2"]) == 2
-    assert "--num-processes needs --coordinator" in capsys.readouterr().err
-    assert main(["pretrain", "--out", out, "--coordinator", "nowhere"]) == 2
-    assert "write HOST:PORT" in capsys.readouterr().err
-
-
 @pytest.mark.slow  # waits for a process that never comes
 def test_a_team_that_is_not_complete_says_so(start_toy, tmp_path):
     with socket.socket() as probe:
