@@ -14,10 +14,9 @@ import pytest
 from priorax.configs.errors import ConfigError
 from priorax.configs.eval import Protocol
 from priorax.eval import evaluate, evaluation_report, leaderboard, write_page
-from priorax.eval.harness import COLUMNS
 from priorax.eval.report import Section, table_html
+from priorax.eval.result import COLUMNS, TIMES
 
-TIMES = ("time_train_s", "time_warmup_s", "time_infer_s")
 FAST = "majority,logistic_regression,knn"
 
 
