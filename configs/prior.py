@@ -7,11 +7,10 @@ recompilation. `version` names the engine's laws as code; it goes into the manif
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-
-import yaml
 
 from .errors import ConfigError
 from .load import load_preset, load_yaml, nearest
@@ -363,7 +362,8 @@ def load_prior(name: str | Path = "default", overrides: Mapping[str, str] | None
             raise ConfigError(f"unknown prior {text!r}. Did you mean {near!r}? LAW:MEMBER takes one of: {', '.join(members)}")
         component = {"name": text, "laws": members[text]}
         source = {"name": text, "description": f"graph_scm with {text} alone.", "components": [component]}
-        return load_yaml(yaml.safe_dump(source, sort_keys=False), PriorConfig, kind="priors", overrides=overrides)
+        # JSON is YAML too.
+        return load_yaml(json.dumps(source), PriorConfig, kind="priors", overrides=overrides)
     return load_preset("priors", name, PriorConfig, overrides=overrides)
 
 
