@@ -17,6 +17,7 @@ from .load import load_preset, load_yaml, nearest
 
 ENGINE_VERSION = "2"
 
+
 class _Weights:
     """Relative weights of the members of a family; they need not sum to one. Naming one in a file leaves the rest at 0."""
 
