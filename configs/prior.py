@@ -7,16 +7,16 @@ recompilation. `version` names the engine's laws as code; it goes into the manif
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-
-import yaml
 
 from .errors import ConfigError
 from .load import load_preset, load_yaml, nearest
 
 ENGINE_VERSION = "2"
+
 
 class _Weights:
     """Relative weights of the members of a family; they need not sum to one. Naming one in a file leaves the rest at 0."""
@@ -363,7 +363,8 @@ def load_prior(name: str | Path = "default", overrides: Mapping[str, str] | None
             raise ConfigError(f"unknown prior {text!r}. Did you mean {near!r}? LAW:MEMBER takes one of: {', '.join(members)}")
         component = {"name": text, "laws": members[text]}
         source = {"name": text, "description": f"graph_scm with {text} alone.", "components": [component]}
-        return load_yaml(yaml.safe_dump(source, sort_keys=False), PriorConfig, kind="priors", overrides=overrides)
+        # JSON is YAML too.
+        return load_yaml(json.dumps(source), PriorConfig, kind="priors", overrides=overrides)
     return load_preset("priors", name, PriorConfig, overrides=overrides)
 
 

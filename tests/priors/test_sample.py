@@ -121,7 +121,7 @@ def test_laws_are_traced(compiled):
 def test_blocks_cover_every_id_once(lanes):
     sizes = Sizes()
     total = SPREAD * sizes.cohort * 2
-    ids, cohorts = jax.vmap(lambda b: block_tasks(sizes, lanes, b))(np.arange(total // lanes, dtype=np.uint32))
+    ids, cohorts = jax.jit(jax.vmap(lambda b: block_tasks(sizes, lanes, b)))(np.arange(total // lanes, dtype=np.uint32))
     ids = np.asarray(ids)
     assert np.array_equal(np.sort(ids.ravel()), np.arange(total))
     block, lane = locate(sizes, lanes, ids.ravel())
