@@ -8,6 +8,7 @@ get codes with missing values left in, told which columns are categories where t
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -82,7 +83,10 @@ class Baseline:
 def check_params(name: str, params: Mapping[str, Any]) -> None:
     """Raises ConfigError if a baseline has no such settings (and MissingError if its package is not installed)."""
     encoder = TableEncoder().fit(np.eye(2))
-    known = list(_learner(BASELINES[name](encoder, 0, 1)[0]).get_params(deep=False))
+    learner = _learner(BASELINES[name](encoder, 0, 1)[0])
+    # CatBoost's get_params tells only what was set; its constructor names the rest.
+    named = [p.name for p in inspect.signature(type(learner)).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    known = list(dict.fromkeys([*learner.get_params(deep=False), *named]))
     for key in params:
         if key not in known:
             near = nearest(key, known)

@@ -68,7 +68,7 @@ def load_openml(
             except DataError:
                 raise
             except Exception as error:
-                wrong = f"{type(error).__name__}: {str(error)[:200]}"
+                wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 if not _may_pass(openml, error):
                     if isinstance(error, (OSError, openml.exceptions.PyOpenMLError)):
                         raise MissingError(f"OpenML task {task_id} could not be loaded ({wrong})") from None

@@ -12,6 +12,7 @@ import math
 import numbers
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def read_table(X: Any) -> list[Column]:
 
     Raises:
       TypeError: X is sparse, or a cell holds something that is neither a number, text, a truth value nor a date.
-      ValueError: X is not two-dimensional, or complex.
+      ValueError: X is not two-dimensional, or complex, or two columns have the same name.
     """
     if isinstance(X, list) and X and isinstance(X[0], Column):
         return X
@@ -60,10 +61,12 @@ def read_table(X: Any) -> list[Column]:
     library = type(X).__module__.partition(".")[0]
     _refuse_what_is_no_table(X, library)
     if hasattr(X, "columns") and hasattr(X, "iloc"):
+        _refuse_equal_names(list(X.columns))
         return [_pandas_column(str(name), X.iloc[:, j]) for j, name in enumerate(X.columns)]
     if library == "polars" and hasattr(X, "get_columns"):
         return [_polars_column(series) for series in X.get_columns()]
     if library == "pyarrow" and hasattr(X, "column_names"):
+        _refuse_equal_names(X.column_names)
         return [
             _array_column(str(name), np.asarray(X.column(j).to_pylist(), dtype=object))
             for j, name in enumerate(X.column_names)
@@ -90,6 +93,13 @@ def _refuse_what_is_no_table(X: Any, library: str) -> None:
         advice = "call .collect() first"
     if advice is not None:
         raise TypeError(f"X is a {type(X).__name__}, not a table with rows and columns; {advice}.")
+
+
+def _refuse_equal_names(names: list[Any]) -> None:
+    """scikit-learn cannot tell such columns apart either, and from version 1.9 on says so in words of another library."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"X has several columns named {twice[0]!r}; give every column a name of its own.")
 
 
 def _as_array(X: Any) -> np.ndarray:

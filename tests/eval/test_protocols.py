@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import math
 import sys
@@ -35,7 +36,7 @@ def test_few_shot_subsets_are_nested_and_stratified():
     for small, large in itertools.pairwise(few):
         assert set(small.train) < set(large.train) <= set(split.train)
     for s in few:
-        np.testing.assert_allclose(np.bincount(y[s.train]) / len(s.train), [0.6, 0.3, 0.1], atol=1.6 / len(s.train))
+        assert np.abs(np.bincount(y[s.train]) - len(s.train) * np.bincount(y[train]) / 900).max() < 2  # rows
         np.testing.assert_array_equal(s.test, split.test)
     other = few_shot(split, y, (64,), seed=6)[0]
     assert set(other.train) != set(few[2].train) and len({s.key for s in few}) == 5
@@ -84,14 +85,14 @@ def test_wrong_protocols(settings, words):
 @pytest.fixture(scope="module")
 def curve(tmp_path_factory):
     out = tmp_path_factory.mktemp("curve")
-    return evaluate("bundled", "knn,majority", CURVE, out, tasks=["iris", "wine", "breast_cancer"])
+    return evaluate("bundled", "knn,majority", dataclasses.replace(CURVE, folds=1), out, tasks=["iris", "wine"])
 
 
 def test_learning_curves(curve):
     assert curve.problems == [] and curve.sizes == (8, 16, 32, 64)
     rows = shot_curve(curve)
     knn = [row for row in rows if row["method"] == "knn"]
-    assert [row["shots"] for row in knn] == [8, 16, 32, 64] and {row["data_sets"] for row in knn} == {3}
+    assert [row["shots"] for row in knn] == [8, 16, 32, 64] and {row["data_sets"] for row in knn} == {2}
     assert knn[-1]["mean"] > knn[0]["mean"] > 0.5 and knn[0]["ci_low"] <= knn[0]["mean"] <= knn[0]["ci_high"]
     assert all(row["mean"] == 0.5 for row in rows if row["method"] == "majority")
     by_size = np.stack([curve.table(shots=size) for size in curve.sizes])
@@ -101,9 +102,9 @@ def test_learning_curves(curve):
         held = list(csv.DictReader(file))
     assert len(held) == 2 * 4 * 7 and held[0]["metric"] == "roc_auc"
     y, p = curve.predictions("knn", "iris")
-    assert len(y) == 2 * 4 * 40 and p.shape == (320, 3)
+    assert len(y) == 4 * 40 and p.shape == (160, 3)
     cells = sorted(path.name for path in (curve.out / "cells" / "knn" / "iris").iterdir())
-    assert len(cells) == 8 and cells[0] == "r0f0s16.npz"
+    assert len(cells) == 4 and cells[0] == "r0f0s16.npz"
 
 
 def test_curves_compare_the_same_data_sets_at_every_size(tmp_path):
@@ -119,7 +120,7 @@ def test_curves_compare_the_same_data_sets_at_every_size(tmp_path):
 def test_curves_in_the_report(curve, tmp_path):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     text = evaluation_report(curve, tmp_path / "r.html").read_text()
-    assert "Learning curves" in text and "Learning curves in numbers" in text and "3 (3)" in text
+    assert "Learning curves" in text and "Learning curves in numbers" in text and "2 (2)" in text
 
 
 def test_the_protocol_of_the_task():
@@ -184,7 +185,7 @@ def test_peak_memory():
 
 def test_memory_is_in_the_results(curve):
     values = curve.memory()
-    assert values.shape == (2, 3) and (np.isfinite(values).all() == (sys.platform == "linux"))
+    assert values.shape == (2, 2) and (np.isfinite(values).all() == (sys.platform == "linux"))
 
 
 def test_calibration_data(tmp_path):

@@ -16,6 +16,7 @@ from priorax.eval.result import POOLED, EvalResult
 from priorax.eval.store import Store
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
+pytestmark = pytest.mark.slow
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 METHODS = ("priorax", "random_forest", "logistic_regression", "xgboost tuned")
 METRICS = ("roc_auc", "roc_auc_ovo", "log_loss", "accuracy", "balanced_accuracy", "brier", "ece")
@@ -57,12 +58,7 @@ def made_up(out: Path, protocol: Protocol, sets: int = 12, group: bool = False) 
     return EvalResult(rows, METHODS, tasks, names, "made-up", protocol, 0, out, (error,))
 
 
-slow = pytest.mark.slow
-
-
-@pytest.fixture(
-    scope="module", params=["sets", pytest.param("curves", marks=slow), pytest.param("families", marks=slow)]
-)
+@pytest.fixture(scope="module", params=["sets", "curves", "families"])
 def page(request, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp(request.param)
     curve = Protocol("many-shot", splits="holdout", shots=(8, 32, 128, 512))
@@ -98,7 +94,6 @@ def test_every_panel_is_there(page):
     assert "&lt;this&gt; learner" in text and "503" in text and "7 random of 9 columns" in text
 
 
-@slow
 def test_a_browser_draws_it(page, tmp_path):
     from matplotlib.image import imread
 
@@ -117,7 +112,6 @@ def test_a_browser_draws_it(page, tmp_path):
     assert coloured > 0.002  # figures are drawn, not just their frames
 
 
-@slow
 def test_nothing_is_fetched_and_images_have_sizes(page):
     """The page as the browser holds it after loading: every image has been decoded and fits into the page."""
     probe = page.with_name("probe.html")

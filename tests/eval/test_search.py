@@ -35,8 +35,8 @@ def test_the_best_trial_is_refitted(needle):
 
 def test_trials_fix_the_result(needle):
     X, y = needle
-    one, two = (RandomSearch("knn", seed=1, trials=5).fit(X, y) for _ in range(2))
-    assert one.history_ == two.history_ != RandomSearch("knn", seed=2, trials=5).fit(X, y).history_
+    one, two = (RandomSearch("knn", seed=1, trials=3).fit(X, y) for _ in range(2))
+    assert one.history_ == two.history_ != RandomSearch("knn", seed=2, trials=3).fit(X, y).history_
 
 
 def test_time_ends_the_search(needle):

@@ -142,8 +142,8 @@ case(WHOLE, "columns in another order than in fit", ValueError, "must be in the 
 case(WHOLE, "names in fit, none in predict", UserWarning, "does not have valid feature names")(
     lambda: fit(frame()).predict(Q[:, :2])
 )
-case(WHOLE, "the same column name twice", None, "columns are told apart by place")(
-    lambda: len(proba(frame().set_axis(["a", "a"], axis=1), frame().set_axis(["a", "a"], axis=1)))
+case(WHOLE, "the same column name twice", ValueError, "give every column a name of its own")(
+    lambda: fit(frame().set_axis(["a", "a"], axis=1))
 )
 case(WHOLE, "column names that are text and numbers", TypeError, "all input features have string names")(
     lambda: fit(frame().set_axis(["a", 1], axis=1))

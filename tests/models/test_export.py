@@ -71,6 +71,12 @@ def test_it_runs_without_this_package_and_predicts_what_the_estimator_predicts(e
     assert (logits[:, 3:] == -1e9).all()
 
 
+@pytest.mark.slow
+def test_contexts_so_long_that_ranks_are_searched(weights, tmp_path):
+    made = export.export_stablehlo(tmp_path / "net", weights, rows=600, columns=4, platforms=["cpu"])
+    assert made.largest_difference <= export.TOLERANCE
+
+
 def test_stablehlo_text_is_in_the_file(exported):
     program = export.read_stablehlo(exported.path)
     assert b"StableHLO" in program.mlir_module_serialized[:64] and "stablehlo." in program.mlir_module()

@@ -38,17 +38,16 @@ def reader(tmp_path_factory):
     return tmp_path_factory.mktemp("guide"), {"__name__": "guide"}
 
 
-def needs_compiling(text: str) -> bool:
-    """Whether a block runs a network or the sampler; the other blocks do not need what it leaves."""
-    commands = [line for line in text.splitlines() if line.startswith("priorax ")]
-    network = any("--model none" not in c and "--prefetch" not in c and "weights list" not in c for c in commands)
-    return network or any(word in text for word in ("PFNClassifier(", "explain.", "priorax.sample("))
+def takes_long(text: str) -> bool:
+    """Whether a block compiles a network or the sampler, draws a report, or reads what such a block left."""
+    words = ("PFNClassifier(", "explain.", "priorax.sample(", "priorax predict", "priorax evaluate", "load_result(")
+    return any(word in text for word in words)
 
 
 @pytest.mark.parametrize(
     ("line", "language", "text"),
     [
-        pytest.param(*block, id=f"line-{block[0]}", marks=[pytest.mark.slow] if needs_compiling(block[2]) else [])
+        pytest.param(*block, id=f"line-{block[0]}", marks=[pytest.mark.slow] if takes_long(block[2]) else [])
         for block in GUIDE
     ],
 )
