@@ -21,7 +21,10 @@ class ModelConfig:
         needs a multiple of 8.
       layers: number of blocks.
       hidden: width of the feed-forward layer inside a block.
-      decoder_hidden: width of the hidden layer of the output head.
+      decoder: how a query row becomes class logits: ``mlp``, or ``retrieval``, a vote of the context rows weighted by
+        attention (TabPFN-3, arXiv 2605.13986), whose parameters do not grow with the number of classes.
+      decoder_hidden: width of the hidden layer of the output head; with ``retrieval`` that of queries and keys, a
+        multiple of ``heads``.
       thinking_rows: learned rows that stand before the context rows of every task.
       max_classes: size of the output head; tasks may have 2 .. max_classes classes.
       group_offsets: token j reads the columns ``j + offset`` modulo the number of active columns.
@@ -45,6 +48,7 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     max_rows: int = 2048
     max_columns: int = 100
+    decoder: Literal["mlp", "retrieval"] = "mlp"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group_offsets", tuple(self.group_offsets))
@@ -65,9 +69,16 @@ class ModelConfig:
         for name, value, allowed in (
             ("dtype", self.dtype, ("auto", "float32", "bfloat16")),
             ("attention", self.attention, ("auto", "xla", "cudnn")),
+            ("decoder", self.decoder, ("mlp", "retrieval")),
         ):
             if value not in allowed:
                 raise ValueError(f"model.{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+        if self.decoder == "retrieval" and self.decoder_hidden % self.heads:
+            raise ValueError(
+                f"model.decoder_hidden is {self.decoder_hidden}; with the retrieval decoder model.heads = {self.heads} "
+                "must divide it"
+            )
 
     @property
     def head_width(self) -> int:

@@ -1,4 +1,4 @@
-"""Classical learners with their default settings, on raw tables.
+"""Other learners with their default settings, on raw tables: classical ones, and pretrained ones the user has.
 
 Every one gets the same `TableEncoder` output as the network (fitted on training rows only), then what it needs:
 linear models and neighbours get medians with missing indicators, one-hot categories and unit scales; trees and boosters
@@ -7,9 +7,11 @@ get codes with missing values left in, told which columns are categories where t
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ..configs.errors import ConfigError, require
+from ..configs.errors import ConfigError, MissingError, require
+from ..configs.load import nearest
 from ..models.preprocess import TableEncoder
 
 
@@ -35,15 +38,24 @@ class Baseline:
       categorical: bool[d], numeric columns that hold categories; or None.
       seed: fixes everything random.
       threads: threads it may use.
+      params: settings other than the defaults, by the learner's own names.
 
     Attributes:
       classes_: class codes of the training rows, after `fit`.
     """
 
-    def __init__(self, name: str, categorical: Any = None, seed: int = 0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        categorical: Any = None,
+        seed: int = 0,
+        threads: int = 1,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
         if name not in BASELINES:
             raise ConfigError(f'unknown method "{name}"; baselines: {", ".join(BASELINES)}')
         self.name, self.categorical, self.seed, self.threads = name, categorical, seed, threads
+        self.params = dict(params or {})
 
     def fit(self, X: Any, y: np.ndarray) -> Baseline:
         """X: table of n rows; y: i64[n]."""
@@ -51,6 +63,7 @@ class Baseline:
         z = self._encoder.fit_transform(X)
         self.classes_, codes = np.unique(y, return_inverse=True)
         model, prepare, options = BASELINES[self.name](self._encoder, self.seed, self.threads)
+        _learner(model).set_params(**self.params)
         if len(self.classes_) < 2:  # boosters refuse a single class
             model, prepare, options = DummyClassifier(), _keep, {}
         self._model, self._prepare = model, prepare
@@ -65,6 +78,23 @@ class Baseline:
             # Sent by scikit-learn for LightGBM, which names columns when it is given arrays.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return np.asarray(self._model.predict_proba(self._prepare(self._encoder.transform(X))), dtype=np.float64)
+
+
+def check_params(name: str, params: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a baseline has no such settings (and MissingError if its package is not installed)."""
+    encoder = TableEncoder().fit(np.eye(2))
+    learner = _learner(BASELINES[name](encoder, 0, 1)[0])
+    # CatBoost's get_params tells only what was set; its constructor names the rest.
+    named = [p.name for p in inspect.signature(type(learner)).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    known = list(dict.fromkeys([*learner.get_params(deep=False), *named]))
+    for key in params:
+        if key not in known:
+            near = nearest(key, known)
+            raise ConfigError(f'{name} has no setting "{key}".' + (f' Did you mean "{near}"?' if near else ""))
+
+
+def _learner(model: Any) -> Any:
+    return model[-1] if isinstance(model, Pipeline) else model
 
 
 Recipe = tuple[Any, Callable[[np.ndarray], Any], dict[str, Any]]
@@ -148,6 +178,33 @@ class _Texts:
         return out
 
 
+def _tabicl(encoder: TableEncoder, seed: int, threads: int) -> Recipe:
+    tabicl = _pretrained("tabicl")
+    return tabicl.TabICLClassifier(random_state=seed, n_jobs=threads), _keep, {}
+
+
+def _tabpfn(encoder: TableEncoder, seed: int, threads: int) -> Recipe:
+    tabpfn = _pretrained("tabpfn")
+    columns = [int(j) for j in np.flatnonzero(encoder.categorical_)]
+    # The protocol decides about sizes, so that all methods see the same rows.
+    model = tabpfn.TabPFNClassifier(
+        categorical_features_indices=columns or None, ignore_pretraining_limits=True, random_state=seed
+    )
+    return model, _keep, {}
+
+
+def _pretrained(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingError(
+            f"the baseline {package} needs the package {package!r}, which brings its own weights and licence and is in "
+            f"none of our extras; install it with: pip install {package}"
+        ) from None
+
+
 def _majority(encoder: TableEncoder, seed: int, threads: int) -> Recipe:
     return DummyClassifier(strategy="prior"), _keep, {}
 
@@ -162,8 +219,11 @@ BASELINES: dict[str, Callable[[TableEncoder, int, int], Recipe]] = {
     "xgboost": _xgboost,
     "lightgbm": _lightgbm,
     "catboost": _catboost,
+    "tabicl": _tabicl,
+    "tabpfn": _tabpfn,
 }
-"""Baselines by name. The last three need the ``eval`` extra."""
+"""Baselines by name. The boosters need the ``eval`` extra; TabICL and TabPFN need their own packages, which fetch their
+weights from the network when first used."""
 
 
 def default_threads(jobs: int = 1) -> int:

@@ -15,9 +15,14 @@ import numpy as np
 
 from ..configs.errors import ConfigError
 from ..configs.load import nearest
-from .baselines import BASELINES, Baseline
+from .baselines import BASELINES, Baseline, check_params
+from .memory import PeakMemory
+from .prepare import prepare_speedrun
+from .search import SPACES, RandomSearch
 from .suites import DataSet, Split, rows_of
 
+BUDGET = {"seconds", "trials"}
+"""Options of a baseline that ask for a random search."""
 DEFAULT_BASELINES = ("logistic_regression", "knn", "random_forest")
 
 
@@ -29,7 +34,9 @@ class Method:
       name: shown in results; unique in an evaluation.
       kind: ``baseline``, ``network``, or ``custom``.
       weights: weights file of a network, None for the ones that ship with the package.
-      options: arguments of `PFNClassifier`, for a network.
+      options: arguments of `PFNClassifier` for a network; settings of the learner for a baseline, or the budget
+        (``seconds``, ``trials``) of a random search over them.
+      learner: the baseline behind a name of another kind; empty: the name.
       factory: ``() -> estimator`` with fit and predict_proba on raw tables, for ``custom``.
     """
 
@@ -38,6 +45,7 @@ class Method:
     weights: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     factory: Callable[[], Any] | None = None
+    learner: str = ""
 
     def digest(self) -> str:
         """Changes when results of this method may change: options, or the bytes of its weights."""
@@ -46,12 +54,17 @@ class Method:
             from ..models.inference import get_engine
 
             told = told | {"name": "", "weights": get_engine(self.weights).sha256}
+        if self.kind == "baseline":
+            told = told | {"name": self.learner or self.name}
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def build(self, categorical: np.ndarray, seed: int, threads: int) -> Any:
         """An unfitted estimator for a table with these categorical columns (bool[d])."""
         if self.kind == "baseline":
-            return Baseline(self.name, categorical, seed, threads)
+            learner = self.learner or self.name
+            if self.options.keys() & BUDGET:
+                return RandomSearch(learner, categorical, seed, threads, **self.options)
+            return Baseline(learner, categorical, seed, threads, self.options)
         if self.kind == "custom":
             return self.factory()
         from ..models.estimator import PFNClassifier
@@ -65,7 +78,8 @@ def parse_methods(specs: Sequence[Any] | Mapping[str, Any] | str, n_estimators: 
 
     Args:
       specs: a list, or text with commas, of
-        - the name of a baseline (see `BASELINES`),
+        - the name of a baseline (see `BASELINES`), with ``?setting=value&...`` for settings of the learner, or with
+          ``?seconds=60`` or ``?trials=20`` for a random search over them (see `search`),
         - ``priorax``, ``priorax:WEIGHTS``, each with ``?option=value&option=value`` for arguments of `PFNClassifier`,
         - ``LABEL=SPEC`` with any of these, to choose the name shown,
         - a `Method`;
@@ -100,17 +114,15 @@ def _parse(spec: str, n_estimators: int | None) -> Method:
     label, _, rest = spec.partition("=")
     named = bool(rest) and re.fullmatch(r"[\w.+\- ]+", label) is not None
     body = rest if named else spec
-    if body in BASELINES and not named:
-        return Method(body, "baseline")
     head, _, query = body.partition("?")
+    if head in BASELINES:
+        return _parse_baseline(spec, head, query, label if named else body)
     kind, _, weights = head.partition(":")
     if kind != "priorax":
-        if body in BASELINES:
-            raise ConfigError(f'"{spec}": baselines keep their own names; write {body}')
-        close = nearest(body, [*BASELINES, "priorax"])
+        close = nearest(head, [*BASELINES, "priorax"])
         hint = f'Did you mean "{close}"? ' if close else ""
         raise ConfigError(
-            f'unknown method "{body}". {hint}Baselines: {", ".join(BASELINES)}; networks: "priorax", "priorax:WEIGHTS"'
+            f'unknown method "{head}". {hint}Baselines: {", ".join(BASELINES)}; networks: "priorax", "priorax:WEIGHTS"'
         )
     options = _options(spec, query)
     if n_estimators is not None:
@@ -119,6 +131,35 @@ def _parse(spec: str, n_estimators: int | None) -> Method:
     if not named and query:
         name += f"?{query}"
     return Method(name, "network", str(Path(weights).expanduser()) if weights else None, options)
+
+
+def _parse_baseline(spec: str, learner: str, query: str, name: str) -> Method:
+    options = {key: _value(text) for key, text in _pairs(query)}
+    if budget := options.keys() & BUDGET:
+        if other := sorted(options.keys() - BUDGET):
+            raise ConfigError(f'"{spec}": a search chooses the settings itself; leave out {other[0]}')
+        if learner not in SPACES:
+            raise ConfigError(f'"{spec}": {learner} cannot be tuned; these can: {", ".join(SPACES)}')
+        for key in budget:
+            if isinstance(options[key], bool) or not isinstance(options[key], (int, float)) or options[key] <= 0:
+                raise ConfigError(f'"{spec}": {key} is {options[key]!r}; give a number above 0')
+        if not isinstance(options.get("trials", 1), int):
+            raise ConfigError(f'"{spec}": trials is {options["trials"]!r}; give a whole number')
+    elif options:
+        check_params(learner, options)
+    return Method(name, "baseline", options=options, learner=learner)
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    return [(part.partition("=")[0], part.partition("=")[2]) for part in query.split("&") if part]
+
+
+def _value(text: str) -> Any:
+    """A number, truth value or null as JSON writes them (True, False and None too), else the text."""
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return text
 
 
 def _short(weights: str) -> str:
@@ -132,48 +173,51 @@ def _options(spec: str, query: str) -> dict[str, Any]:
 
     known = [name for name in PFNClassifier().get_params() if name not in ("weights", "categorical_features")]
     options: dict[str, Any] = {}
-    for part in filter(None, query.split("&")):
-        key, _, text = part.partition("=")
+    for key, text in _pairs(query):
         if key not in known:
             close = nearest(key, known)
             raise ConfigError(f'"{spec}": unknown option "{key}". ' + (f'Did you mean "{close}"?' if close else ""))
-        if key == "numeric_transforms":
-            options[key] = tuple(text.split("+"))
-            continue
-        try:
-            options[key] = json.loads(text.lower() if text in ("True", "False") else text)
-        except ValueError:
-            options[key] = text
+        options[key] = tuple(text.split("+")) if key == "numeric_transforms" else _value(text)
     return options
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a method did on one split: f64[q, K] probabilities and seconds."""
+    """What a method did on one split: f64[q, K] probabilities, seconds, megabytes at the peak, and what it says
+    itself."""
 
     probabilities: np.ndarray
     time_train_s: float
     time_warmup_s: float
     time_infer_s: float
+    memory_mb: float = float("nan")
+    note: str = ""
 
 
-def run_method(method: Method, data: DataSet, split: Split, seed: int, threads: int) -> Answer:
+def run_method(
+    method: Method, data: DataSet, split: Split, seed: int, threads: int, prepare: str = "none"
+) -> Answer:
     """Fits on the training rows and predicts the test rows, timing both.
 
     Compiling a network for a new shape happens between the two and is timed apart, as benchmarks with a warm-up stage
-    (TabArena) do. Classes absent from the training rows get probability 0.
+    (TabArena) do. Classes absent from the training rows get probability 0. With ``prepare="speedrun"`` the method gets
+    numbers instead of the raw table (`prepare.prepare_speedrun`).
     """
     X, y = rows_of(data.X, split.train), data.y[split.train]
-    test = rows_of(data.X, split.test)
-    model = method.build(data.categorical, seed, threads)
-    start = time.perf_counter()
-    model.fit(X, y)
-    fitted = time.perf_counter()
-    if hasattr(model, "warmup"):
-        model.warmup(len(split.test), compile_only=True)
-    warm = time.perf_counter()
-    p = np.asarray(model.predict_proba(test), dtype=np.float64)
-    done = time.perf_counter()
+    test, categorical = rows_of(data.X, split.test), data.categorical
+    if prepare == "speedrun":
+        X, test = prepare_speedrun(X, test)
+        categorical = np.zeros(X.shape[1], dtype=bool)
+    model = method.build(categorical, seed, threads)
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        model.fit(X, y)
+        fitted = time.perf_counter()
+        if hasattr(model, "warmup"):
+            model.warmup(len(split.test), compile_only=True)
+        warm = time.perf_counter()
+        p = np.asarray(model.predict_proba(test), dtype=np.float64)
+        done = time.perf_counter()
     full = np.zeros((len(split.test), len(data.classes)))
     full[:, np.asarray(model.classes_).astype(int)] = p
-    return Answer(full, fitted - start, warm - fitted, done - warm)
+    return Answer(full, fitted - start, warm - fitted, done - warm, memory.megabytes, getattr(model, "note_", ""))

@@ -10,20 +10,22 @@ import html
 import importlib.util
 import io
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..configs.errors import require
-from .metrics import HIGHER_IS_BETTER, error_of, reliability
-from .statistics import bootstrap_mean, mean_ranks
+from .metrics import HIGHER_IS_BETTER, error_of
+from .statistics import bootstrap_mean, by_group, calibration_table, mean_ranks, shot_curve
 
 if TYPE_CHECKING:
-    from .harness import EvalResult
+    from .result import EvalResult
 
 # Okabe and Ito's palette, which people with colour blindness can tell apart; the first is for our own networks.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000", "#b8a800")
 MARKERS = "osD^vPX*<>"
+SHOWN_ROWS = 20  # bins of a reliability diagram with fewer test rows are noise
 TITLES = {
     "roc_auc": "ROC AUC",
     "roc_auc_ovo": "ROC AUC (one vs one)",
@@ -35,17 +37,18 @@ TITLES = {
 }
 
 
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure that no window system and no global state knows of, and its one axes."""
+def new_figure(width: float, height: float, rows: int = 1, ratios: Sequence[float] | None = None) -> tuple[Any, Any]:
+    """A figure that no window system and no global state knows of, and its axes: one, or ``rows`` below one another."""
     require("matplotlib", "plots", "drawing figures")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(True, color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes = figure.subplots(rows, height_ratios=ratios)
+    for one in np.atleast_1d(axes):
+        for side in ("top", "right"):
+            one.spines[side].set_visible(False)
+        one.grid(True, color="#e6e6e6", linewidth=0.7)
+        one.set_axisbelow(True)
     return figure, axes
 
 
@@ -149,50 +152,91 @@ def score_against_time(result: EvalResult, metric: str = "roc_auc") -> Any:
 
 
 def calibration(result: EvalResult) -> Any:
-    """Reliability over the test rows of all data sets: accuracy against the confidence of the most probable class."""
-    figure, axes = new_figure(6, 5)
+    """Reliability over the test rows of all data sets: accuracy against the confidence of the most probable class, and
+    below it how the rows are spread over confidences."""
+    figure, (axes, below) = new_figure(6.6, 6, rows=2, ratios=(4, 1))
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--")
+    rows = [row for row in calibration_table(result) if not row["task"]]
     for i, method in enumerate(result.methods):
-        tops, rights = [], []
-        for task in result.tasks:
-            if (held := result.predictions(method, task)) is not None:
-                tops.append(held[1].max(1))
-                rights.append(held[1].argmax(1) == held[0])
-        if not tops:
+        held = [row for row in rows if row["method"] == method]
+        if not held:
             continue
-        top, right = np.concatenate(tops), np.concatenate(rights)
-        # Two columns with the same top value reproduce confidence and correctness for `reliability`.
-        pair = np.stack([top, np.zeros_like(top)], 1)
-        confidence, accuracy, rows = reliability(np.where(right, 0, 1), pair)
-        used = rows >= 20
+        used = [row for row in held if row["rows"] >= SHOWN_ROWS]
         axes.plot(
-            confidence[used],
-            accuracy[used],
-            marker=_marker(i),
-            color=_colour(i),
-            label=method,
-            markersize=5,
-            linewidth=1.3,
-        )
-    axes.set_xlabel("confidence of the predicted class")
-    axes.set_ylabel("share that is right (bins of 20 rows or more)")
+            [row["confidence"] for row in used], [row["accuracy"] for row in used], marker=_marker(i), color=_colour(i),
+            label=method, markersize=5, linewidth=1.3,
+        )  # fmt: skip
+        total = sum(row["rows"] for row in held)
+        middle = [(row["low"] + row["high"]) / 2 for row in held]
+        below.plot(middle, [row["rows"] / total for row in held], color=_colour(i), linewidth=1.3)
+    axes.set_ylabel(f"share that is right\n(bins of {SHOWN_ROWS} rows or more)")
+    below.set_ylabel("rows")
+    below.set_xlabel("confidence of the predicted class")
+    for one in (axes, below):
+        one.set_xlim(0, 1.02)
     if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
+def many_shot(result: EvalResult, metric: str = "roc_auc") -> Any:
+    """Learning curves: mean score against the number of training rows, over the same data sets at every size."""
+    rows = [row for row in shot_curve(result, metric) if row["data_sets"]]
+    figure, axes = new_figure(8, 4.8)
+    sizes = sorted({row["shots"] for row in rows})
+    for i, method in enumerate(result.methods):
+        held = [row for row in rows if row["method"] == method]
+        x = [row["shots"] for row in held]
+        axes.fill_between(x, [r["ci_low"] for r in held], [r["ci_high"] for r in held], color=_colour(i), alpha=0.1)
+        axes.plot(
+            x, [row["mean"] for row in held], marker=_marker(i), color=_colour(i), label=method, markersize=5, linewidth=1.6
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    count = rows[0]["data_sets"] if rows else 0
+    axes.set_xlabel(f"training rows (the same {count} data sets at every size)")
+    axes.set_ylabel(f"mean {TITLES.get(metric, metric)}")
+    if rows:
         axes.legend(frameon=False, fontsize=9)
     return figure
 
 
+def groups(result: EvalResult, metric: str = "roc_auc") -> Any:
+    """A row per family of synthetic tasks: every method's mean with its bootstrap interval over tasks."""
+    rows = [row for row in by_group(result, metric) if row["tasks"]]
+    names = list(dict.fromkeys(row["group"] for row in rows))
+    figure, axes = new_figure(8, 1.2 + len(names) * max(0.3, 0.09 * len(result.methods)))
+    offsets = np.linspace(-0.3, 0.3, len(result.methods)) if len(result.methods) > 1 else [0.0]
+    for i, method in enumerate(result.methods):
+        held = [row for row in rows if row["method"] == method]
+        at = np.array([names.index(row["group"]) for row in held]) + offsets[i]
+        axes.hlines(
+            at, [row["ci_low"] for row in held], [row["ci_high"] for row in held], color=_colour(i), alpha=0.45,
+            linewidth=1.4,
+        )  # fmt: skip
+        axes.plot(
+            [row["mean"] for row in held], at, _marker(i), color=_colour(i), markersize=5, label=method, linestyle="none"
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{TITLES.get(metric, metric)} (mean and 95 % interval over the tasks of a family)")
+    figure.legend(loc="outside upper left", ncols=min(4, len(result.methods)), frameon=False, fontsize=9)
+    return figure
+
+
 def heat_map(result: EvalResult, metric: str = "roc_auc") -> Any:
-    """Methods by data sets: the score, coloured by the distance to the best method on that data set."""
-    table = result.table(metric)
+    """Methods by data sets (families of synthetic tasks where there are any): the score, coloured by the distance to
+    the best method in the row."""
+    names, table = _rows_shown(result, metric)
     errors = error_of(metric, table)
-    with np.errstate(invalid="ignore"):
-        gap = errors - np.nanmin(np.where(np.isfinite(errors), errors, np.inf), axis=0)
+    gap = errors - np.where(np.isfinite(errors), errors, np.inf).min(axis=0)
     gap[~np.isfinite(table)] = np.nan
-    figure, axes = new_figure(2.6 + 0.95 * len(result.methods), 1.4 + 0.26 * len(result.tasks))
+    figure, axes = new_figure(2.6 + 0.95 * len(result.methods), 1.4 + 0.26 * len(names))
     axes.grid(False)
     top = max(0.02, float(np.nanquantile(gap, 0.95))) if np.isfinite(gap).any() else 1.0
     axes.imshow(gap.T, cmap="YlOrRd", vmin=0, vmax=top, aspect="auto")
-    for j in range(len(result.tasks)):
+    for j in range(len(names)):
         for i in range(len(result.methods)):
             text = f"{table[i, j]:.3f}" if np.isfinite(table[i, j]) else "none"
             dark = np.isfinite(gap[i, j]) and gap[i, j] > 0.7 * top
@@ -200,8 +244,20 @@ def heat_map(result: EvalResult, metric: str = "roc_auc") -> Any:
     axes.set_xticks(
         range(len(result.methods)), result.methods, rotation=35, ha="right", rotation_mode="anchor", fontsize=8
     )
-    axes.set_yticks(range(len(result.tasks)), [result.names.get(t, t) for t in result.tasks], fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
     return figure
+
+
+def _rows_shown(result: EvalResult, metric: str) -> tuple[list[str], np.ndarray]:
+    """Names of data sets, or of families of synthetic tasks, and f64[methods, names]."""
+    if not result.groups:
+        return [result.names.get(task, task) for task in result.tasks], result.table(metric)
+    rows = by_group(result, metric)
+    names = list(dict.fromkeys(row["group"] for row in rows))
+    table = np.full((len(result.methods), len(names)), np.nan)
+    for row in rows:
+        table[result.methods.index(row["method"]), names.index(row["group"])] = row["mean"]
+    return names, table
 
 
 def _colour(i: int) -> str:

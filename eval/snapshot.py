@@ -29,10 +29,12 @@ def prefetch(
     Args:
       suite, openml_cache: see `load_suite`.
       out: the folder.
-      log: called as ``log("prefetch.task", task=..., status=...)``.
+      log: called as ``log("prefetch.task", task=..., status=...)``, and for every error of a server as
+        ``log("eval.server_error", ...)``.
 
     Returns:
-      The manifest: ``suite``, ``tasks`` (id -> name, files, sha256, sizes) and ``missing`` (id -> reason).
+      The manifest: ``suite``, ``tasks`` (id -> name, files, sha256, sizes), ``missing`` (id -> reason) and
+      ``server_errors`` (those of this call, also those after which another attempt succeeded).
 
     Raises:
       ConfigError: the folder holds another suite.
@@ -49,7 +51,14 @@ def prefetch(
         if held["suite"] != suite.name:
             raise ConfigError(f'{out} holds the suite "{held["suite"]}", not "{suite.name}"; use another folder')
         manifest["tasks"] = held["tasks"]
-    manifest |= {"protocol": suite.config.protocol, "ids": suite.ids}
+    manifest |= {"protocol": suite.config.protocol, "ids": suite.ids, "server_errors": []}
+
+    def server_error(fields: dict[str, Any]) -> None:
+        manifest["server_errors"].append(fields)
+        if log:
+            log("eval.server_error", **fields)
+
+    suite.on_server_error = server_error
     for task in suite.ids:
         if task not in manifest["tasks"]:
             try:
@@ -115,6 +124,7 @@ class SnapshotSuite(Suite):
             categorical=np.asarray(entry["categorical"], dtype=bool),
             splits=splits or None,
             source=entry["source"],
+            group=entry.get("group", ""),
         )
 
 
@@ -134,6 +144,8 @@ def _write(data: DataSet, out: Path, stem: str, pandas: Any) -> dict[str, Any]:
     np.savez_compressed(buffer, **arrays)
     with replacing(out / splits) as temporary:
         temporary.write_bytes(buffer.getvalue())
+    for name in (table, splits):
+        (out / name).chmod(0o444)
     return {
         "name": data.name,
         "table": table,
@@ -141,6 +153,7 @@ def _write(data: DataSet, out: Path, stem: str, pandas: Any) -> dict[str, Any]:
         "classes": list(data.classes),
         "categorical": data.categorical.tolist(),
         "source": data.source,
+        "group": data.group,
         "rows": len(data.y),
         "columns": int(frame.shape[1]),
         "sha256": {name: sha256_of(out / name) for name in (table, splits)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, train_test_split
@@ -37,6 +38,13 @@ def apply_protocol(data: DataSet, protocol: Protocol, seed: int = 0) -> tuple[Da
         splits = splits[:1]
     if protocol.max_train is not None:
         splits = [_cut(split, data.y, protocol.max_train, seed) for split in splits]
+    if protocol.shots:
+        splits = [few for split in splits for few in few_shot(split, data.y, protocol.shots, seed)]
+        if not splits:
+            raise DataError(f"fewer than {protocol.shots[0]} training rows, the smallest size of the protocol")
+        largest = max(split.shots for split in splits)
+        if largest < protocol.shots[-1]:
+            notes.append(f"sizes up to {largest} of {protocol.shots[-1]} training rows")
     return data, splits, "; ".join(notes)
 
 
@@ -50,6 +58,8 @@ def _splits(data: DataSet, protocol: Protocol, seed: int, notes: list[str]) -> l
             raise DataError(f'class "{data.classes[int(counts.argmin())]}" has one row: no stratified halves')
         halves = StratifiedShuffleSplit(protocol.folds, test_size=0.5, random_state=seed).split(rows, data.y)
         return [Split(0, k, np.sort(train), np.sort(test)) for k, (train, test) in enumerate(halves)]
+    if protocol.splits == "holdout":
+        return [_holdout(data.y, k, protocol.max_test, seed) for k in range(protocol.folds)]
     if protocol.splits == "official":
         notes.append("no official splits: stratified k-fold instead")
     repeats = 1 if protocol.splits == "official" else protocol.repeats
@@ -66,10 +76,41 @@ def _splits(data: DataSet, protocol: Protocol, seed: int, notes: list[str]) -> l
     return out
 
 
-def _subset(y: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Stratified rows; the row of a class that has only one is always kept, since it cannot be stratified."""
+def few_shot(split: Split, y: np.ndarray, sizes: Sequence[int], seed: int) -> list[Split]:
+    """The split with fewer training rows, once for every size it has rows for.
+
+    The rows of a size are among the rows of every larger one. They are stratified: one random row of every class first,
+    common classes before rare ones, then the others so that every prefix has about the shares of the whole. Sizes below
+    the number of classes therefore lack the rarest classes.
+    """
+    rng = np.random.default_rng([seed, split.repeat, split.fold, 0x5407])
+    rows = split.train[rng.permutation(len(split.train))]
+    labels = y[rows]
+    classes, counts = np.unique(labels, return_counts=True)
+    place = np.empty(len(rows))
+    for c, count in zip(classes, counts, strict=True):
+        of_class = np.flatnonzero(labels == c)
+        place[of_class] = (np.arange(count) + rng.random()) / count  # evenly spread over the order
+        place[of_class[0]] = -float(count)  # the first of a class comes before all that are not the first of theirs
+    order = np.argsort(place, kind="stable")
+    return [
+        Split(split.repeat, split.fold, np.sort(rows[order[:size]]), split.test, shots=size)
+        for size in sizes
+        if size <= len(rows)
+    ]
+
+
+def _holdout(y: np.ndarray, fold: int, max_test: int | None, seed: int) -> Split:
+    size = len(y) // 3 if max_test is None else min(len(y) // 3, max_test)
+    test = np.zeros(len(y), dtype=bool)
+    test[_subset(y, size, seed + 7919 * fold, keep_single=False)] = True
+    return Split(0, fold, np.flatnonzero(~test), np.flatnonzero(test))
+
+
+def _subset(y: np.ndarray, size: int, seed: int, keep_single: bool = True) -> np.ndarray:
+    """Stratified rows; the row of a class that has only one cannot be stratified: it is always kept, or never."""
     counts = np.bincount(y)
-    single = np.flatnonzero(counts[y] < 2)
+    single = np.flatnonzero(counts[y] < 2) if keep_single else np.zeros(0, dtype=np.int64)
     rest = np.flatnonzero(counts[y] >= 2)
     classes = np.count_nonzero(counts >= 2)
     if size - len(single) < classes or len(y) - size < classes:

@@ -1,16 +1,10 @@
-"""Suites of real data sets, loaded one at a time through the clients that own them.
-
-OpenML tasks go through the official ``openml`` client. With an offline cache, the files a task needs are first copied
-to a temporary folder: the client writes into its cache folder, and deletes parts of it when a download fails.
-"""
+"""Suites of data sets, loaded one at a time: from scikit-learn, OpenML, files, a prior, or probes."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +17,21 @@ from ..configs.load import load_preset, preset_names
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One division into training and test rows (sorted or official order, i64)."""
+    """One division into training and test rows (sorted or official order, i64).
+
+    ``shots`` is the number of training rows on a learning curve, and 0 where all are used.
+    """
 
     repeat: int
     fold: int
     train: np.ndarray
     test: np.ndarray
+    shots: int = 0
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Repeat, fold, shots: unique among the splits of a data set."""
+        return self.repeat, self.fold, self.shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class DataSet:
       categorical: bool[d].
       splits: official splits, or None.
       source: where it came from.
+      group: the family of a synthetic task, else empty.
     """
 
     id: str
@@ -54,6 +58,7 @@ class DataSet:
     categorical: np.ndarray
     splits: tuple[Split, ...] | None = None
     source: str = ""
+    group: str = ""
 
     def take_rows(self, rows: np.ndarray) -> DataSet:
         """Only these rows, in this order; classes that vanish lose their code, official splits are dropped."""
@@ -86,11 +91,19 @@ class Suite:
 
     Attributes:
       name, ids: the suite's name and task ids, as text.
+      retry: how often a server is asked, an `openml_source.Retry`; None for its defaults.
+      on_server_error: called with every error of a server while a task is loaded, see `openml_source.load_openml`.
     """
 
     def __init__(self, config: SuiteConfig, openml_cache: str | os.PathLike | None = None) -> None:
         self.config, self.name = config, config.name
         self.ids = [str(task) for task in config.tasks]
+        self.retry: Any = None
+        self.on_server_error: Callable[[dict[str, Any]], None] | None = None
+        self._drawn: Any = None
+        if config.source in ("synthetic", "probes"):
+            self._drawn = _drawn(config)
+            self.ids = self._drawn.ids
         self._cache = None if openml_cache is None else Path(openml_cache)
         if self._cache is not None and not (self._cache / "org" / "openml" / "www").is_dir():
             raise MissingError(f"{self._cache} is no OpenML cache: it has no folder org/openml/www")
@@ -99,20 +112,36 @@ class Suite:
         """The data set of one task.
 
         Raises:
-          MissingError: it is not in the offline cache, a file is not there, or an optional package is missing.
+          MissingError: it is not in the offline cache, a server does not give it, a file is not there, or an optional
+            package is missing.
           DataError: it is not a classification table.
         """
+        if self._drawn is not None:
+            return self._drawn.load(task)
         if self.config.source == "sklearn":
             return _load_sklearn(task)
         if self.config.source == "files":
             return dataclasses.replace(load_file(task), id=task)
-        return _load_openml(int(task), self._cache)
+        from .openml_source import Retry, load_openml
+
+        return load_openml(int(task), self._cache, self.retry or Retry(), self.on_server_error)
 
     def __iter__(self) -> Iterator[DataSet]:
         return map(self.load, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def _drawn(config: SuiteConfig) -> Any:
+    """The maker of a suite's tasks: an object with ``ids`` and ``load``."""
+    if config.source == "probes":
+        from .probes import Probes
+
+        return Probes(config)
+    from .synthetic import HeldOut
+
+    return HeldOut(config)
 
 
 def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suite:
@@ -177,7 +206,7 @@ def load_file(spec: str) -> DataSet:
         raise DataError(f'column "{target}" is not in {file}. Columns: {", ".join(map(str, frame.columns[:30]))}.')
     X = frame.drop(columns=[target])
     categorical = [not pandas.api.types.is_numeric_dtype(X[name]) for name in X.columns]
-    return _data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
+    return make_data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
 
 
 def _is_data_file(text: str) -> bool:
@@ -202,64 +231,8 @@ def _load_sklearn(name: str) -> DataSet:
     )
 
 
-def _load_openml(task_id: int, cache: Path | None) -> DataSet:
-    openml = require("openml", "eval", f"OpenML task {task_id}")
-    require("pandas", "eval", f"OpenML task {task_id}")
-    if cache is None:
-        return _through_client(openml, task_id)
-    with tempfile.TemporaryDirectory(prefix="priorax-openml-") as folder:
-        _copy_task(cache, Path(folder), task_id)
-        before = (openml.config._root_cache_directory, openml.config.retry_policy, openml.config.connection_n_retries)
-        openml.config.set_root_cache_directory(folder)
-        openml.config.set_retry_policy("human", 1)  # fail at once instead of waiting for a network that is not wanted
-        try:
-            return _through_client(openml, task_id)
-        finally:
-            openml.config.set_root_cache_directory(before[0])
-            openml.config.set_retry_policy(before[1], before[2])
-
-
-def _copy_task(cache: Path, folder: Path, task_id: int) -> None:
-    """Copies the files of one task and its data set."""
-    base = Path("org") / "openml" / "www"
-    task = cache / base / "tasks" / str(task_id)
-    if not (task / "task.xml").is_file():
-        raise MissingError(f"OpenML task {task_id} is not in the offline cache {cache}")
-    from xml.etree import ElementTree
-
-    found = ElementTree.parse(task / "task.xml").getroot().findtext(".//{http://openml.org/openml}data_set_id")
-    data = cache / base / "datasets" / str(found)
-    if not data.is_dir():
-        raise MissingError(f"OpenML task {task_id} is in the offline cache {cache}, but its data set {found} is not")
-    for source in (task, data):
-        copy = folder / source.relative_to(cache)
-        shutil.copytree(source, copy)
-        for path in [copy, *copy.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def _through_client(openml: Any, task_id: int) -> DataSet:
-    try:
-        task = openml.tasks.get_task(task_id, download_splits=True)
-        data = task.get_dataset()
-        X, y, categorical, _ = data.get_data(target=task.target_name, dataset_format="dataframe")
-        repeats, folds, _ = task.get_split_dimensions()
-        splits = []
-        for repeat in range(repeats):
-            for fold in range(folds):
-                train, test = task.get_train_test_split_indices(repeat=repeat, fold=fold)
-                splits.append(Split(repeat, fold, np.asarray(train), np.asarray(test)))
-    except (OSError, openml.exceptions.PyOpenMLError) as error:
-        raise MissingError(
-            f"OpenML task {task_id} could not be loaded ({type(error).__name__}: {str(error)[:200]}). OpenML may be "
-            "down: try again, or give an offline cache"
-        ) from None
-    if y is None:
-        raise DataError(f"OpenML task {task_id} has no target column")
-    return _data_set(str(task_id), data.name, X, y, categorical, tuple(splits), f"OpenML data set {data.dataset_id}")
-
-
-def _data_set(id: str, name: str, X: Any, y: Any, categorical: Any, splits: Any, source: str) -> DataSet:
+def make_data_set(id: str, name: str, X: Any, y: Any, categorical: Any, splits: Any, source: str) -> DataSet:
+    """A `DataSet` of a pandas frame and a target series; raises DataError if it is no classification table."""
     missing = np.asarray(y.isna())
     if missing.any():
         raise DataError(f"{name}: {int(missing.sum())} of {len(y)} rows have no class; fill or drop them")

@@ -10,6 +10,8 @@ pass recomputes the weights from one number per query (as in FlashAttention, arX
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,11 @@ _MASKED = -1e30
 """Added to the score of a key that may not be seen; exp of it less any maximum is exactly 0 in float32."""
 
 MAX_SCORES = 1 << 28
-"""Attention scores the XLA path of `row_attention` holds at once (1 GiB in float32); beyond, column by column."""
+"""Attention scores the XLA path holds at once (1 GiB in float32). Beyond, `row_attention` goes column by column, and both
+go through the rows that ask in blocks; every row's softmax is still taken over all of its keys, so this is exact."""
+
+LONG = 8192
+"""Rows from which `feature_attention` may go in blocks; training tables are shorter and keep one dispatch."""
 
 
 def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
@@ -31,11 +37,23 @@ def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Ar
       [B, S, T, E] in the dtype of ``v``.
     """
     tasks, rows, tokens, width = q.shape
+    per_row = tasks * tokens * tokens * heads
+    if rows >= LONG and rows * per_row > MAX_SCORES:
+        block = max(1, MAX_SCORES // per_row)
+        return _in_blocks(lambda q, k, v: feature_attention(q, k, v, n_tokens, heads), (q, k, v), 1, block)
     bias = _prefix_bias(n_tokens, tokens)[:, None, None, None, :]
     q, k, v = (_split_heads(a, heads) for a in (q * (width // heads) ** -0.5, k, v))  # [B, S, H, T, D]
     scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32) + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return _join_heads(jnp.matmul(weights, v))
+
+
+def feature_attention_weights(q: jax.Array, k: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
+    """The weights `feature_attention` uses, mean over heads: f32[B, S, T, T], rows sum to 1."""
+    tokens, width = q.shape[2:]
+    q, k = (_split_heads(a.astype(jnp.float32), heads) for a in (q * (width // heads) ** -0.5, k))
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2)) + _prefix_bias(n_tokens, tokens)[:, None, None, None, :]
+    return jax.nn.softmax(scores, axis=-1).mean(2)
 
 
 def row_attention(
@@ -72,9 +90,32 @@ def row_attention(
     q, k, v = (_split_heads(a, heads) for a in (q, k, v))  # [B, T, H, S or N, D]
     if tasks * tokens * heads * rows * keys <= MAX_SCORES:
         return _join_heads(_attend(q, k, v, bias))
-    columns = tuple(jnp.swapaxes(a, 0, 1) for a in (q, k, v))
-    out = jax.lax.map(lambda column: _attend(*column, bias[:, 0]), columns)
-    return _join_heads(jnp.swapaxes(out, 0, 1))
+    columns = tuple(jnp.swapaxes(a, 0, 1) for a in (q, k, v))  # of one column: [B, H, S or N, D]
+    block = max(1, MAX_SCORES // (tasks * heads * keys))
+
+    def one_column(column):
+        q, k, v = column
+        if rows <= block:
+            return _attend(q, k, v, bias[:, 0])
+        return _in_blocks(lambda part: _attend(part, k, v, bias[:, 0]), (q,), 2, block)
+
+    return _join_heads(jnp.swapaxes(jax.lax.map(one_column, columns), 0, 1))
+
+
+def _in_blocks(function: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], axis: int, block: int) -> jax.Array:
+    """``function`` of equal pieces of ``arrays`` along ``axis``, one after the other, joined again along that axis."""
+    size = arrays[0].shape[axis]
+    count = -(-size // block)
+    block = -(-size // count)  # as even as possible: least padding
+
+    def cut(a):
+        pad = [(0, count * block - size if i == axis else 0) for i in range(a.ndim)]
+        a = jnp.pad(a, pad).reshape(*a.shape[:axis], count, block, *a.shape[axis + 1 :])
+        return jnp.moveaxis(a, axis, 0)
+
+    out = jnp.moveaxis(jax.lax.map(lambda pieces: function(*pieces), tuple(map(cut, arrays))), 0, axis)
+    out = out.reshape(*out.shape[:axis], count * block, *out.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(out, 0, size, axis=axis)
 
 
 @jax.custom_vjp

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..configs.model import ModelConfig
-from .attention import feature_attention, row_attention
+from .attention import feature_attention, feature_attention_weights, row_attention
 
 _REFERENCE_ROWS = 256.0
 """Context size at which the length factor on row attention is 1."""
@@ -98,6 +98,13 @@ def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, hea
     out = feature_attention(q, k, v, n_tokens, heads)
     out = linear(_blocks_of_rows(out), w["feature_out"]).reshape(x.shape)
     return h + jnp.swapaxes(out, 1, 2)
+
+
+def feature_weights(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
+    """How the tokens of every row attend to one another in `feature_step`, mean over heads: f32[B, S, T, T]."""
+    x = rms_norm(h * w["stream_scale"].astype(h.dtype), w["feature_norm"])
+    q, k = (jnp.swapaxes(linear(x, w[f"feature_{name}"]), 1, 2) for name in "qk")
+    return feature_attention_weights(q, k, n_tokens, heads)
 
 
 def row_keys(w: dict[str, jax.Array], h: jax.Array) -> tuple[jax.Array, jax.Array]:

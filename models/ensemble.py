@@ -5,9 +5,9 @@ al. 2023, arXiv 2207.01848, section 4), and spread a table that exceeds the netw
 
 - more columns than the limit: members see different columns; together they see all of them;
 - more context rows than the limit: every member sees its own stratified subset;
-- more classes than the limit: error-correcting output codes (Dietterich and Bakiri 1995) over the network's alphabet
-  with one symbol for "any other class", as in TabPFN's extensions: every class has its own symbol in at least one
-  member of each group.
+- more classes than the limit: output codes (Dietterich and Bakiri 1995) over the network's alphabet with one symbol for
+  "any other class", as in TabPFN's extensions: every class has its own symbol in at least one member of each group.
+  All passes run as one batch where memory allows, and `combine` finds the classes that explain them together.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 
 TRANSFORMS = ("none", "quantile", "power")
+_EM_STEPS, _EM_TOLERANCE = 300, 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def plan_members(
     """Draws the members for a context of n rows with class codes y i64[n] in 0 .. K-1.
 
     The first member sees columns and classes in their own order, so one estimator without limits exceeded is the plain
-    network.
+    network. A larger ensemble begins with the members of a smaller one.
 
     Returns:
       The members (at least ``n_estimators``), and a sentence for every limit that was exceeded.
@@ -84,20 +85,21 @@ def plan_members(
             f"{len(y)} training rows, these weights take {limits.rows} as context: every ensemble member sees its own "
             "stratified subset. A larger n_estimators covers more rows; max_context changes the limit."
         )
-    codebook = [_permuted_classes(n_classes, m, rng) for m in range(members)]
+    draw = _Draw(rng)
+    codebook = [_permuted_classes(n_classes, m, draw) for m in range(members)]
     if n_classes > limits.classes:
         groups = math.ceil(n_classes / (limits.classes - 1))
         rounds = max(n_estimators, math.ceil(members / groups))
-        codebook = [code for _ in range(rounds) for code in _rest_codes(n_classes, limits.classes, groups, rng)]
+        codebook = [code for r in range(rounds) for code in _rest_codes(n_classes, limits.classes, groups, draw("codes", r))]
         notes.append(
             f"{n_classes} classes, these weights handle {limits.classes} at a time: {len(codebook)} passes of "
             f"error-correcting output codes are used (about {len(codebook) // max(n_estimators, 1)} times slower)."
         )
-    columns = _column_orders(n_columns, limits.columns, len(codebook), rng)
+    columns = _column_orders(n_columns, limits.columns, len(codebook), draw)
     return [
         Member(
             columns=columns[m],
-            rows=np.arange(len(y)) if len(y) <= limits.rows else stratified_rows(y, limits.rows, rng),
+            rows=_context_rows(y, symbol, limits.rows, draw("rows", m)),
             symbol=symbol,
             own=own,
             n_symbols=int(symbol.max()) + 1,
@@ -107,19 +109,47 @@ def plan_members(
     ], notes
 
 
-def combine(members: list[Member], probabilities: list[np.ndarray]) -> np.ndarray:
-    """Averages member probabilities f64[q, n_symbols] into class probabilities f64[q, K] that sum to 1.
+class _Draw:
+    """Generators by purpose and number, so that a larger ensemble begins with the members of a smaller one."""
 
-    A class's probability is the mean over the members in which it has an id of its own.
+    _PURPOSES = ("classes", "codes", "columns", "rows")
+
+    def __init__(self, rng: np.random.RandomState) -> None:
+        self._base = int(rng.randint(2**31))
+
+    def __call__(self, purpose: str, number: int) -> np.random.RandomState:
+        return np.random.RandomState([self._base, self._PURPOSES.index(purpose), number])
+
+
+def combine(members: list[Member], probabilities: list[np.ndarray]) -> np.ndarray:
+    """Class probabilities f64[q, K] that sum to 1, from the members' f64[q, n_symbols].
+
+    The answer p maximises ``sum over members of sum over symbols s of q_m(s) log (sum of p over the classes of s)``: the
+    distribution over classes that explains what every member said about its symbols. Where each class has a symbol of
+    its own in every member this is the mean; with shared symbols it is found by expectation maximisation (the problem
+    is concave, and every step keeps the sum at 1).
     """
-    total = np.zeros((len(probabilities[0]), len(members[0].symbol)))
-    count = np.zeros(len(members[0].symbol))
-    for member, p in zip(members, probabilities, strict=True):
-        total[:, member.own] += p[:, member.symbol[member.own]]
-        count += member.own
-    total /= count
-    sums = total.sum(1, keepdims=True)
-    return np.where(sums > 0, total / np.where(sums > 0, sums, 1), 1 / total.shape[1])
+    if all(member.own.all() for member in members):
+        return np.mean([p[:, m.symbol] for m, p in zip(members, probabilities, strict=True)], axis=0)
+    merges = np.concatenate([np.arange(m.n_symbols)[:, None] == m.symbol for m in members]).astype(np.float64)
+    said = np.concatenate(probabilities, axis=1)
+    p = np.full((len(said), merges.shape[1]), 1 / merges.shape[1])
+    for _ in range(_EM_STEPS):
+        # A symbol nobody believes in has 0 / 0; its classes get no weight from it either way.
+        ratio = said / np.maximum(p @ merges.T, np.finfo(np.float64).tiny)
+        step = p * (ratio @ merges) / len(members)
+        done = np.abs(step - p).max() < _EM_TOLERANCE
+        p = step
+        if done:
+            break
+    return p / p.sum(1, keepdims=True)
+
+
+def _context_rows(y: np.ndarray, symbol: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
+    """Rows a member sees. With more classes than rows it is the member's symbols that must all be there."""
+    if len(y) <= size:
+        return np.arange(len(y))
+    return stratified_rows(y if len(symbol) <= size else symbol[y], size, rng)
 
 
 def stratified_rows(y: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
@@ -179,8 +209,8 @@ class ValueTransform:
         return out
 
 
-def _permuted_classes(n_classes: int, m: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    symbol = np.arange(n_classes) if m == 0 else rng.permutation(n_classes)
+def _permuted_classes(n_classes: int, m: int, draw: _Draw) -> tuple[np.ndarray, np.ndarray]:
+    symbol = np.arange(n_classes) if m == 0 else draw("classes", m).permutation(n_classes)
     return symbol, np.ones(n_classes, dtype=bool)
 
 
@@ -198,12 +228,13 @@ def _rest_codes(n_classes: int, alphabet: int, groups: int, rng: np.random.Rando
         yield symbol, own
 
 
-def _column_orders(n_columns: int, limit: int, members: int, rng: np.random.RandomState) -> list[np.ndarray]:
+def _column_orders(n_columns: int, limit: int, members: int, draw: _Draw) -> list[np.ndarray]:
     if n_columns <= limit:
-        return [np.arange(n_columns) if m == 0 else rng.permutation(n_columns) for m in range(members)]
+        return [np.arange(n_columns) if m == 0 else draw("columns", m).permutation(n_columns) for m in range(members)]
     need = math.ceil(n_columns / limit)
     orders: list[np.ndarray] = []
     while len(orders) < members:  # a permutation cut into pieces covers every column before any is seen twice
+        rng = draw("columns", len(orders))
         order = rng.permutation(n_columns)
         padded = np.concatenate([order, rng.permutation(order[: (need - 1) * limit])])
         orders += [padded[k * limit : (k + 1) * limit] for k in range(need)]

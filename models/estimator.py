@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..configs.errors import DataError
 from .ensemble import TRANSFORMS, Limits, ValueTransform, combine, plan_members
-from .inference import Contexts, Engine, Session, get_engine
+from .inference import (
+    QUERY_BUCKETS,
+    Contexts,
+    Engine,
+    LimitWarning,
+    Session,
+    cache_bytes,
+    check_memory,
+    column_bucket,
+    context_bucket,
+    estimate_memory,
+    get_engine,
+)
 from .preprocess import TableEncoder
-from .tables import read_table
-
-
-class LimitWarning(UserWarning):
-    """The table exceeds what the weights handle in one pass; the message names the limit and what is done."""
+from .tables import is_missing, read_table
 
 
 class PFNClassifier(ClassifierMixin, BaseEstimator):
@@ -141,33 +151,49 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self._transforms = {
             kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
         }
+        if len(self.classes_) > 1:
+            check_memory(engine.cfg, *self._context_size())
         self._live = _Live()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, f64[n_samples, n_classes], columns in the order of ``classes_``."""
         check_is_fitted(self)
+        return self._proba(self._encode(X))
+
+    def _encode(self, X: Any) -> np.ndarray:
+        """Rows to predict as the encoder learned them in ``fit``, f32[n, F]."""
         columns = read_table(X)
         validate_data(self, X, reset=False, skip_check_array=True)
-        n = len(columns[0].values)
-        if n < 1:
+        if not len(columns[0].values):
             raise ValueError(f"Found array with 0 sample(s) (shape={np.shape(X)}) while a minimum of 1 is required.")
-        x = self._encoder.transform(columns)
+        return self._encoder.transform(columns)
+
+    def _proba(self, x: np.ndarray) -> np.ndarray:
+        """Class probabilities f64[n, K] of encoded rows x f32[n, F]."""
         if len(self.classes_) == 1:
-            return np.ones((n, 1))
-        views = {kind: transform.apply(x) for kind, transform in self._transforms.items()}
-
-        def queries(m: int, rows: slice) -> np.ndarray:
-            member = self.members_[m]
-            return views[member.transform][rows][:, member.columns]
-
-        logits = self._session().logits(queries, n)
+            return np.ones((len(x), 1))
         probabilities = []
-        for member, z in zip(self.members_, logits, strict=True):
-            z = z[:, : member.n_symbols].astype(np.float64) / self.softmax_temperature
+        for member, z in zip(self.members_, self._logits(x), strict=True):
+            z = z / self.softmax_temperature
             p = np.exp(z - z.max(1, keepdims=True))
             probabilities.append(p / p.sum(1, keepdims=True))
         return combine(self.members_, probabilities)
+
+    def _logits(self, x: np.ndarray) -> list[np.ndarray]:
+        """Logits f64[n, n_symbols] of encoded rows x f32[n, F] under every member."""
+        logits = self._session().logits(self._views(x), len(x))
+        return [z[:, : m.n_symbols].astype(np.float64) for m, z in zip(self.members_, logits, strict=True)]
+
+    def _views(self, x: np.ndarray) -> Callable[[int, slice], np.ndarray]:
+        """``(member, rows) -> f32[len(rows), f]``, encoded rows as that member sees them."""
+        views = {kind: transform.apply(x) for kind, transform in self._transforms.items()}
+
+        def rows_of(m: int, rows: slice) -> np.ndarray:
+            member = self.members_[m]
+            return views[member.transform][rows][:, member.columns]
+
+        return rows_of
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of every row, shape (n_samples,)."""
@@ -187,6 +213,31 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
             if compile_only:
                 self._live.session = None
         return self
+
+    def estimate_memory(self) -> dict[str, int]:
+        """Bytes that predicting will need, before anything runs; upper estimates.
+
+        Returns:
+          ``cache``, ``activations``, ``scores``: the parts of one member (`priorax.models.inference.MemoryEstimate`);
+          ``one_member``: their sum, below which nothing works; ``kept``: encoded contexts of all members, kept between
+          calls where ``cache_context`` allows. Query rows are chunked, so their number does not matter.
+        """
+        check_is_fitted(self)
+        cfg = get_engine(self.weights).cfg
+        rows, columns = self._context_size()
+        rows, columns = context_bucket(rows), column_bucket(columns)
+        need = estimate_memory(cfg, rows, columns, QUERY_BUCKETS[-1])
+        return {
+            "cache": need.cache,
+            "activations": need.activations,
+            "scores": need.scores,
+            "one_member": need.total,
+            "kept": len(self.members_) * cache_bytes(cfg, rows, columns),
+        }
+
+    def _context_size(self) -> tuple[int, int]:
+        """Context rows and columns of the largest member."""
+        return len(self.members_[0].rows), max(len(m.columns) for m in self.members_)
 
     def _session(self) -> Session:
         """Encodes contexts on first use; not at fit, so that fitting many estimators stays cheap."""
@@ -224,6 +275,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         y = column_or_1d(y, warn=True)
+        _check_labels(y)
         assert_all_finite(y, input_name="y")
         check_consistent_length(columns[0].values, y)
         check_classification_targets(y)
@@ -237,10 +289,11 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-        if not 0 < self.softmax_temperature < float("inf"):
-            raise ValueError(f"softmax_temperature is {self.softmax_temperature!r}; it must be above 0")
-        wrong = [kind for kind in self.numeric_transforms if kind not in TRANSFORMS]
-        if wrong or not len(self.numeric_transforms):
+        heat = self.softmax_temperature
+        if isinstance(heat, bool) or not isinstance(heat, numbers.Real) or not 0 < heat < float("inf"):
+            raise ValueError(f"softmax_temperature is {heat!r}; it must be a number above 0")
+        kinds = self.numeric_transforms
+        if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not kinds or not set(kinds) <= set(TRANSFORMS):
             raise ValueError(f"numeric_transforms is {self.numeric_transforms!r}; choose from {', '.join(TRANSFORMS)}")
         if self.cache_context not in (True, False, "auto"):
             raise ValueError(f'cache_context is {self.cache_context!r}; allowed: True, False, "auto"')
@@ -257,6 +310,24 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if "_live" in state:
             state = state | {"_live": _Live()}
         return state
+
+
+def _check_labels(y: np.ndarray) -> None:
+    """Says which labels are missing or mixed; scikit-learn's own checks stop at the kind of array."""
+    if y.dtype.kind != "O":
+        return
+    missing = [i for i, label in enumerate(y) if is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"Input y contains NaN or None: {len(missing)} of {len(y)} labels are missing (first in row {missing[0]}). "
+            "Leave these rows out: X, y = X[known], y[known]."
+        )
+    kinds = sorted({"text" if isinstance(label, str) else "numbers" for label in y})
+    if len(kinds) > 1:
+        raise TypeError(
+            f"y mixes {' and '.join(kinds)}: labels must be strings or numbers throughout. Turn all of them into text "
+            "with numpy.asarray(y).astype(str)."
+        )
 
 
 class _Live:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
-from .attention import MAX_SCORES
+from .attention import LONG, MAX_SCORES
 from .compile_cache import enable_compile_cache
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
@@ -28,6 +28,11 @@ QUERY_BUCKETS = (32, 128, 512)
 COLUMN_BUCKETS = (8, 16, 24, 32, 48, 64, 100)
 CPU_BUDGET = 2 << 30  # bytes one program may use on CPU before members are run one after the other
 CACHE_BUDGET = 1 << 30  # bytes of encoded context an estimator keeps between two calls of predict
+
+
+class LimitWarning(UserWarning):
+    """The table exceeds what the weights handle in one pass, or the memory that is free; the message names the limit
+    and what is done."""
 
 
 def context_bucket(rows: int) -> int:
@@ -105,8 +110,7 @@ class Session:
         self._engine, self._contexts = engine, contexts
         members, rows, columns = contexts.x.shape
         self._rows, self._columns = context_bucket(rows), column_bucket(columns)
-        per_member = estimate_bytes(engine.cfg, self._rows, self._columns, QUERY_BUCKETS[-1])
-        self._refuse_impossible(per_member, rows, columns)
+        per_member = estimate_memory(engine.cfg, self._rows, self._columns, QUERY_BUCKETS[-1]).total
         at_once = max(1, min(members, memory_budget() // per_member))
         groups = -(-members // at_once)
         self._group = -(-members // groups)
@@ -127,28 +131,50 @@ class Session:
         Raises:
           NumericalError: a logit is NaN or infinite.
         """
-        members = len(self._contexts.x)
-        out = np.empty((members, n_queries, self._engine.cfg.max_classes), dtype=np.float32)
-        for start in range(0, members, self._group):
-            group = [min(start + k, members - 1) for k in range(self._group)]  # the last one repeats to fill the shape
-            cache = self._encode(start, group)
-            row = 0
-            for size in query_chunks(n_queries):
-                stop = min(row + size, n_queries)
-                x = np.zeros((len(group), size, self._columns), dtype=np.float32)
-                for k, member in enumerate(group):
-                    piece = queries(member, slice(row, stop))
-                    x[k, : stop - row, : piece.shape[1]] = piece
-                answer = np.asarray(_answer(self._engine.cfg, self._engine._params, cache, jnp.asarray(x)))
-                self._engine._programs.add((*x.shape[:1], self._rows, self._columns, size))
-                used = min(len(group), members - start)
-                out[start : start + used, row:stop] = answer[:used, : stop - row]
-                row = stop
+        out = self.run(_answer, queries, n_queries, query_chunks(n_queries))
+        shape = (self._group, self._rows, self._columns)
+        self._engine._programs.update((*shape, size) for size in query_chunks(n_queries))
         if not np.isfinite(out).all():
             raise NumericalError(
                 f"the network gave logits that are NaN or infinite for {int((~np.isfinite(out)).any((0, 2)).sum())} of "
                 f"{n_queries} rows (weights {self._engine.sha256[:12]}); please report this with the data's shape"
             )
+        return out
+
+    def run(
+        self,
+        program: Callable[..., jax.Array],
+        queries: Callable[[int, slice], np.ndarray],
+        n_queries: int,
+        chunks: list[int],
+    ) -> np.ndarray:
+        """Calls ``program(cfg, params, cache, x) -> [group, chunk, K]`` on every chunk of query rows for every member.
+
+        Args:
+          queries, n_queries: see `logits`.
+          chunks: sizes that together hold ``n_queries`` rows; the last rows of the last one are padding.
+
+        Returns:
+          f32[M, n_queries, K].
+        """
+        members = len(self._contexts.x)
+        out = np.empty((members, n_queries, 0), dtype=np.float32)
+        for start in range(0, members, self._group):
+            group = [min(start + k, members - 1) for k in range(self._group)]  # the last one repeats to fill the shape
+            cache = self._encode(start, group)
+            row = 0
+            for size in chunks:
+                stop = min(row + size, n_queries)
+                x = np.zeros((len(group), size, self._columns), dtype=np.float32)
+                for k, member in enumerate(group):
+                    piece = queries(member, slice(row, stop))
+                    x[k, : stop - row, : piece.shape[1]] = piece
+                answer = np.asarray(program(self._engine.cfg, self._engine._params, cache, x))
+                if not out.shape[2]:
+                    out = np.empty((members, n_queries, answer.shape[2]), dtype=np.float32)
+                used = min(len(group), members - start)
+                out[start : start + used, row:stop] = answer[:used, : stop - row]
+                row = stop
         return out
 
     def is_compiled(self, n_queries: int) -> bool:
@@ -180,13 +206,38 @@ class Session:
             self._encoded[start] = cache
         return cache
 
-    def _refuse_impossible(self, needed: int, rows: int, columns: int) -> None:
-        have = total_memory()
-        if have and needed > have:
-            raise MemoryLimitError(
-                f"about {needed / 1e9:.1f} GB are needed for {rows} context rows x {columns} columns, "
-                f"{have / 1e9:.1f} GB are there (query rows are already chunked). Lower max_context or max_columns."
-            )
+
+def check_memory(cfg: ModelConfig, rows: int, columns: int) -> None:
+    """Compares the estimate for a context with the memory there is, before anything runs.
+
+    Raises:
+      MemoryLimitError: one member alone needs more than the device has; names the largest cause and what shrinks it.
+
+    Warns:
+      LimitWarning: it needs more than is free now.
+    """
+    padded = context_bucket(rows), column_bucket(columns)
+    need = estimate_memory(cfg, *padded, QUERY_BUCKETS[-1])
+    have, free = total_memory(), free_memory()
+    device = jax.default_backend()
+    # What halving either size would save tells which one to blame.
+    fewer_rows = estimate_memory(cfg, padded[0] // 2, padded[1], QUERY_BUCKETS[-1]).total
+    fewer_columns = estimate_memory(cfg, padded[0], padded[1] // 2, QUERY_BUCKETS[-1]).total
+    cause, remedy = f"{rows:,} context rows", "max_context"
+    if fewer_columns < fewer_rows:
+        cause, remedy = f"{columns:,} columns", "max_columns"
+    text = (
+        f"for {rows:,} context rows x {columns:,} columns. Cause: {cause} (query rows are already chunked). "
+        f"Lower {remedy}"
+    )
+    if have and need.total > have:
+        raise MemoryLimitError(f"{need.total / 1e9:.1f} GB needed, {have / 1e9:.1f} GB on {device}, {text}.")
+    if free and need.total > free:
+        warnings.warn(
+            f"{need.total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on {device}, {text} if this fails.",
+            LimitWarning,
+            stacklevel=3,  # the caller of fit
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -226,25 +277,48 @@ def _by_digest(weights: LoadedWeights) -> Engine:
     return _ENGINES.setdefault(weights.sha256, Engine(weights))
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryEstimate:
+    """Upper estimates in bytes of what one member needs.
+
+    Attributes:
+      cache: its encoded context.
+      activations: the largest intermediate arrays of a block.
+      scores: attention scores held at once.
+    """
+
+    cache: int
+    activations: int
+    scores: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.cache + self.activations + self.scores
+
+
 def cache_bytes(cfg: ModelConfig, rows: int, columns: int) -> int:
     """Memory of the encoded context of one member."""
     width = 4 if jax.default_backend() == "cpu" else 2
     return 2 * cfg.layers * (columns + 1) * (rows + cfg.thinking_rows) * cfg.width * width
 
 
-def estimate_bytes(cfg: ModelConfig, rows: int, columns: int, queries: int) -> int:
-    """Upper estimate of the memory one member needs: encoded context, activations and attention scores."""
+def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> MemoryEstimate:
+    """What one member needs for this many context rows, columns and query rows at once."""
     on_cpu = jax.default_backend() == "cpu"
     width = 4 if on_cpu else 2
     keys = rows + cfg.thinking_rows
     seen = max(keys, queries)
     cells = (columns + 1) * seen
-    activations = cells * (8 * cfg.width + 2 * cfg.hidden) * width + 8 * cells * (columns + 1) * cfg.heads
+    between_columns = cells * (columns + 1) * cfg.heads
+    if seen >= LONG:  # blocks of rows
+        between_columns = min(between_columns, MAX_SCORES)
+    activations = cells * (8 * cfg.width + 2 * cfg.hidden) * width + 8 * between_columns
     scores = (columns + 1) * cfg.heads * seen * keys
-    if scores > MAX_SCORES:  # one column at a time
-        scores //= columns + 1
+    if scores > MAX_SCORES:  # one column at a time, and blocks of its rows
+        scores = min(scores // (columns + 1), MAX_SCORES)
     # Scores and their exponentials; the fused kernel of NVIDIA GPUs holds neither.
-    return cache_bytes(cfg, rows, columns) + activations + (8 * scores if on_cpu else 0)
+    return MemoryEstimate(cache_bytes(cfg, rows, columns), activations, 8 * scores if on_cpu else 0)
 
 
 def memory_budget() -> int:
@@ -255,13 +329,47 @@ def memory_budget() -> int:
 
 
 def total_memory() -> int:
-    """Memory of the default device in bytes; 0 when it does not say."""
+    """Memory of the default device in bytes, within the limit of this process's control group; 0 when unknown."""
     if jax.default_backend() == "cpu":
         try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             return 0
+        return min(have, _number_in("/sys/fs/cgroup/memory.max") or have)
     return int((jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0))
+
+
+def free_memory() -> int:
+    """Bytes of the default device that are free now; 0 when the system does not say."""
+    if jax.default_backend() != "cpu":
+        stats = jax.devices()[0].memory_stats() or {}
+        return int(stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    except (OSError, StopIteration, ValueError):
+        return 0
+    limit, used = _number_in("/sys/fs/cgroup/memory.max"), _number_in("/sys/fs/cgroup/memory.current")
+    if not limit or not used:
+        return free
+    return min(free, max(limit - used + _reclaimable(), 0))
+
+
+def _reclaimable() -> int:
+    """Bytes that this control group holds as a cache of files not in use, which the kernel gives up when asked."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("inactive_file ")).split()[1])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
+
+
+def _number_in(path: str) -> int:
+    """The number in a one-number file; 0 when there is none."""
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _next_power(size: int) -> int:

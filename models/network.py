@@ -38,6 +38,7 @@ class ContextCache:
       statistics: the context statistics of every column.
       n_features, n_classes, n_context: i32[B].
       categorical: bool[B, F].
+      votes: for a retrieval decoder what its context rows answer with: keys f32[B, rows, D] and labels i32[B, rows].
     """
 
     keys: jax.Array
@@ -47,6 +48,7 @@ class ContextCache:
     n_classes: jax.Array
     n_context: jax.Array
     categorical: jax.Array
+    votes: tuple[jax.Array, jax.Array] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +80,7 @@ class PFN(nnx.Module):
         self.cfg = cfg
         self.embedding = CellEmbedding(cfg, rngs=rngs)
         self.blocks = Blocks(cfg, rngs=rngs)
-        self.decoder = Decoder(cfg, rngs=rngs)
+        self.decoder = (Decoder if cfg.decoder == "mlp" else RetrievalDecoder)(cfg, rngs=rngs)
 
     def __call__(self, x, y, n_features, n_classes, n_context, categorical, *, context: int | None = None) -> jax.Array:
         rows, thinking = x.shape[1], self.cfg.thinking_rows
@@ -106,8 +108,11 @@ class PFN(nnx.Module):
         w = jax.tree.map(lambda a: a[-1], w)
         h = feature_step(w, h, n_tokens, self.cfg.heads)
         keys = row_keys(w, h[:, :, : thinking + room])
+        votes = None
+        if self.cfg.decoder == "retrieval":
+            votes = self.decoder.keys(h[:, :, thinking : thinking + room], n_features), y[:, :room]
         h = row_step(w, h[:, :, first:], keys, n_keys, n_context, kernel)
-        return self.decoder(h, n_features, n_classes)
+        return self._decode(h, n_features, n_classes, n_context, votes)
 
     def encode_context(self, x, y, n_features, n_classes, n_context, categorical) -> ContextCache:
         """Reads the context once; `predict_queries` then answers any number of query rows.
@@ -136,21 +141,20 @@ class PFN(nnx.Module):
         w = self.blocks.stacked()
         h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
         w = jax.tree.map(lambda a: a[-1], w)
-        last = row_keys(w, feature_step(w, h, n_tokens, self.cfg.heads))
+        h = feature_step(w, h, n_tokens, self.cfg.heads)
+        last = row_keys(w, h)
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip((keys, values), last, strict=True))
-        return ContextCache(keys, values, statistics, n_features, n_classes, n_context, categorical)
+        votes = None
+        if self.cfg.decoder == "retrieval":
+            votes = self.decoder.keys(h[:, :, thinking:], n_features), y
+        return ContextCache(keys, values, statistics, n_features, n_classes, n_context, categorical, votes)
 
     def predict_queries(self, cache: ContextCache, x: jax.Array) -> jax.Array:
         """Logits f32[B, Q, C] of query rows x f32[B, Q, F], equal to the plain forward within rounding.
 
         Rows are independent, so any chunking of them gives the same answers.
         """
-        dtype, kernel = self._numerics()
-        cells, observed = _columns_first(x, cache.n_features)
-        channels = cell_channels(cells, observed, cache.categorical, cache.statistics)
-        no_labels = jnp.zeros(x.shape[:2], jnp.int32)
-        h = self.embedding.tokens(channels, no_labels, no_labels.astype(bool), cache.n_features, dtype)
-        n_tokens, n_keys = cache.n_features + 1, cache.n_context + self.cfg.thinking_rows
+        h, n_tokens, n_keys, kernel = self.query_tokens(cache, x)
 
         def block(h, layer):
             w, keys, values = layer
@@ -158,7 +162,24 @@ class PFN(nnx.Module):
             return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel), None
 
         h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values), unroll=self._unroll)
-        return self.decoder(h, cache.n_features, cache.n_classes)
+        return self._decode(h, cache.n_features, cache.n_classes, cache.n_context, cache.votes)
+
+    def _decode(self, h, n_features, n_classes, n_context, votes) -> jax.Array:
+        """Logits of the rows given; ``votes``: what the context rows of a retrieval decoder, as they enter row attention
+        of the last block, answer with."""
+        if votes is None:
+            return self.decoder(h, n_features, n_classes)
+        return self.decoder(h, n_features, n_classes, n_context, votes)
+
+    def query_tokens(self, cache: ContextCache, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, str]:
+        """What the blocks start from for query rows x f32[B, Q, F]: their tokens [B, 1 + F, Q, E], the tokens and the
+        keys in use i32[B] each, and the kernel of row attention."""
+        dtype, kernel = self._numerics()
+        cells, observed = _columns_first(x, cache.n_features)
+        channels = cell_channels(cells, observed, cache.categorical, cache.statistics)
+        no_labels = jnp.zeros(x.shape[:2], jnp.int32)
+        h = self.embedding.tokens(channels, no_labels, no_labels.astype(bool), cache.n_features, dtype)
+        return h, cache.n_features + 1, cache.n_context + self.cfg.thinking_rows, kernel
 
     @property
     def _unroll(self) -> int:
@@ -166,10 +187,7 @@ class PFN(nnx.Module):
         return self.cfg.layers if self.cfg.layers <= 4 else 1
 
     def _numerics(self) -> tuple[jnp.dtype, str]:
-        on_cpu = jax.default_backend() == "cpu"
-        name = ("float32" if on_cpu else "bfloat16") if self.cfg.dtype == "auto" else self.cfg.dtype
-        dtype = jnp.dtype(name)
-        return dtype, pick_implementation(self.cfg.attention, dtype, self.cfg.head_width)
+        return numerics(self.cfg)
 
 
 class Decoder(nnx.Module):
@@ -185,13 +203,58 @@ class Decoder(nnx.Module):
 
     def __call__(self, h: jax.Array, n_features: jax.Array, n_classes: jax.Array) -> jax.Array:
         """[B, 1 + F, Q, E] -> f32[B, Q, C]."""
-        h = h.astype(jnp.float32)
-        active = (jnp.arange(h.shape[1] - 1) < n_features[:, None]).astype(jnp.float32)[:, :, None, None]
-        mean = (h[:, 1:] * active).sum(1) / n_features.astype(jnp.float32)[:, None, None]
-        x = rms_norm(jnp.concatenate([mean, h[:, 0]], axis=-1), self.norm[...])
+        x = rms_norm(_row_vector(h, n_features), self.norm[...])
         logits = jax.nn.gelu(x @ self.into[...] + self.into_bias[...]) @ self.out[...] + self.out_bias[...]
         known = jnp.arange(logits.shape[-1]) < n_classes[:, None, None]
         return jnp.where(known, logits, MASKED_LOGIT)
+
+
+class RetrievalDecoder(nnx.Module):
+    """Class logits from the labels of similar context rows, in float32.
+
+    A query row attends to context rows, whose values are their labels; the attention of all heads is averaged, and the
+    logarithm of what each class received is its logit (TabPFN-3, arXiv 2605.13986, class decoder).
+    """
+
+    _FLOOR = 1e-4
+    """Added to the share of every class, so that one that received nothing keeps a finite loss."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        width, inner = 2 * cfg.width, cfg.decoder_hidden
+        self.heads, self.classes = cfg.heads, cfg.max_classes
+        self.query_norm = nnx.Param(jnp.ones(width))
+        self.key_norm = nnx.Param(jnp.ones(width))
+        self.query = nnx.Param(jax.random.normal(rngs.params(), (width, inner)) / math.sqrt(width))
+        self.key = nnx.Param(jax.random.normal(rngs.params(), (width, inner)) / math.sqrt(width))
+
+    def keys(self, h: jax.Array, n_features: jax.Array) -> jax.Array:
+        """[B, 1 + F, N, E] -> f32[B, N, D]: what context rows are found by."""
+        return rms_norm(_row_vector(h, n_features), self.key_norm[...]) @ self.key[...]
+
+    def __call__(
+        self, h: jax.Array, n_features: jax.Array, n_classes: jax.Array, n_context: jax.Array,
+        votes: tuple[jax.Array, jax.Array],
+    ) -> jax.Array:  # fmt: skip
+        """[B, 1 + F, Q, E] and keys f32[B, N, D] with labels i32[B, N], of which n_context count -> f32[B, Q, C]."""
+        keys, y = votes
+        q = rms_norm(_row_vector(h, n_features), self.query_norm[...]) @ self.query[...]
+        split = lambda a: a.reshape(*a.shape[:2], self.heads, -1)
+        q, k = split(q), split(keys)
+        counts = jnp.arange(keys.shape[1]) < n_context[:, None]
+        scores = jnp.einsum("bqhd,bnhd->bhqn", q, k) / math.sqrt(q.shape[-1])
+        weights = jax.nn.softmax(jnp.where(counts[:, None, None], scores, -jnp.inf), axis=-1).mean(1)
+        label = jax.nn.one_hot(jnp.where(counts, y, -1), self.classes)
+        logits = jnp.log(weights @ label + self._FLOOR)
+        known = jnp.arange(self.classes) < n_classes[:, None, None]
+        return jnp.where(known, logits, MASKED_LOGIT)
+
+
+def _row_vector(h: jax.Array, n_features: jax.Array) -> jax.Array:
+    """[B, 1 + F, S, E] -> f32[B, S, 2 E]: the mean of a row's active feature tokens beside its target token."""
+    h = h.astype(jnp.float32)
+    active = (jnp.arange(h.shape[1] - 1) < n_features[:, None]).astype(jnp.float32)[:, :, None, None]
+    mean = (h[:, 1:] * active).sum(1) / n_features.astype(jnp.float32)[:, None, None]
+    return jnp.concatenate([mean, h[:, 0]], axis=-1)
 
 
 def _columns_first(x: jax.Array, n_features: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -200,6 +263,14 @@ def _columns_first(x: jax.Array, n_features: jax.Array) -> tuple[jax.Array, jax.
     active = jnp.arange(x.shape[1]) < n_features[:, None]
     observed = jnp.isfinite(x) & active[:, :, None]
     return jnp.where(observed, x, 0.0), observed
+
+
+def numerics(cfg: ModelConfig) -> tuple[jnp.dtype, str]:
+    """The dtype of activations and the kernel of row attention that a network of this shape uses on this machine."""
+    on_cpu = jax.default_backend() == "cpu"
+    name = ("float32" if on_cpu else "bfloat16") if cfg.dtype == "auto" else cfg.dtype
+    dtype = jnp.dtype(name)
+    return dtype, pick_implementation(cfg.attention, dtype, cfg.head_width)
 
 
 def init_params(cfg: ModelConfig, seed: int = 0) -> dict[str, Any]:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import numbers
+import os
+import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import scipy.sparse
+
+_LARGEST = int(sys.float_info.max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ def read_table(X: Any) -> list[Column]:
 
     Raises:
       TypeError: X is sparse, or a cell holds something that is neither a number, text, a truth value nor a date.
-      ValueError: X is not two-dimensional, or complex.
+      ValueError: X is not two-dimensional, or complex, or two columns have the same name.
     """
     if isinstance(X, list) and X and isinstance(X[0], Column):
         return X
@@ -53,11 +59,14 @@ def read_table(X: Any) -> list[Column]:
             "sklearn.decomposition.TruncatedSVD."
         )
     library = type(X).__module__.partition(".")[0]
+    _refuse_what_is_no_table(X, library)
     if hasattr(X, "columns") and hasattr(X, "iloc"):
+        _refuse_equal_names(list(X.columns))
         return [_pandas_column(str(name), X.iloc[:, j]) for j, name in enumerate(X.columns)]
     if library == "polars" and hasattr(X, "get_columns"):
         return [_polars_column(series) for series in X.get_columns()]
     if library == "pyarrow" and hasattr(X, "column_names"):
+        _refuse_equal_names(X.column_names)
         return [
             _array_column(str(name), np.asarray(X.column(j).to_pylist(), dtype=object))
             for j, name in enumerate(X.column_names)
@@ -73,9 +82,35 @@ def read_table(X: Any) -> list[Column]:
     return [_array_column(str(j), array[:, j]) for j in range(array.shape[1])]
 
 
+def _refuse_what_is_no_table(X: Any, library: str) -> None:
+    """Things that NumPy would quietly wrap into an array of one object."""
+    advice = None
+    if isinstance(X, (str, bytes, os.PathLike)):
+        advice = "read the file first, for example with pandas.read_csv, or use `priorax predict`"
+    elif isinstance(X, dict):
+        advice = "turn it into a data frame first, for example with pandas.DataFrame(X)"
+    elif library == "polars" and hasattr(X, "collect"):
+        advice = "call .collect() first"
+    if advice is not None:
+        raise TypeError(f"X is a {type(X).__name__}, not a table with rows and columns; {advice}.")
+
+
+def _refuse_equal_names(names: list[Any]) -> None:
+    """scikit-learn cannot tell such columns apart either, and from version 1.9 on says so in words of another library."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"X has several columns named {twice[0]!r}; give every column a name of its own.")
+
+
 def _as_array(X: Any) -> np.ndarray:
+    if isinstance(X, np.ma.MaskedArray):
+        if X.dtype.kind == "f":
+            return X.filled(np.nan)
+        cells = np.array(X.data, dtype=object)
+        cells[np.ma.getmaskarray(X)] = None
+        return cells
     if isinstance(X, np.ndarray):
-        return X
+        return np.asarray(X)  # np.matrix and other subclasses index differently
     try:
         array = np.asarray(X)
     except ValueError as error:
@@ -156,7 +191,14 @@ def _narrow(name: str, values: np.ndarray) -> np.ndarray:
         if any(isinstance(v, complex) for v in present):
             raise ValueError(f"Complex data not supported\n(column {name!r})\n")
         out = np.full(len(values), np.nan)
-        out[~missing] = [float(v) for v in present]
+        try:
+            out[~missing] = [float(v) for v in present]
+        except OverflowError:
+            row = next(i for i in np.flatnonzero(~missing) if abs(values[i]) > _LARGEST)
+            raise ValueError(
+                f"X column {name!r}, row {row}: a number of about {math.log10(int(abs(values[row]))):.0f} digits does not fit into a "
+                "double. Turn such identifiers into text, or take logarithms."
+            ) from None
         return out
     elif all(isinstance(v, (datetime.date, np.datetime64)) for v in present):
         out = np.full(len(values), np.datetime64("NaT"), dtype="datetime64[us]")

@@ -8,6 +8,7 @@ self-test, and a SHA-256 over all of it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,8 @@ FORMAT_VERSION = 1
 LICENCE = "Apache-2.0"
 SELF_TEST_TOLERANCE = 2e-3
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+# How pickles of protocol 2 to 5 and zip files begin. A safetensors file may begin so too: its length comes first.
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -154,15 +157,15 @@ def self_test_logits(cfg: ModelConfig, params: dict[str, Any]) -> np.ndarray:
     x[0, :, 2] = rng.integers(0, 3, 12)
     x[0, 1, 0] = x[0, 10, 1] = np.nan
     exact = dataclasses.replace(cfg, dtype="float32", attention="xla")
-
-    @jax.jit
-    def run(params, x, y):
-        one = jnp.ones(1, jnp.int32)
-        categorical = jnp.asarray([[False, False, True]])
-        return with_params(exact, params)(x, y, 3 * one, 2 * one, 8 * one, categorical, context=8)
-
     with jax.default_matmul_precision("highest"):
-        return np.asarray(run(params, x, y)[0, :, :2])
+        return np.asarray(_self_test(exact, params, x, y)[0, :, :2])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _self_test(cfg: ModelConfig, params: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+    one = jnp.ones(1, jnp.int32)
+    categorical = jnp.asarray([[False, False, True]])
+    return with_params(cfg, params)(x, y, 3 * one, 2 * one, 8 * one, categorical, context=8)
 
 
 def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -172,6 +175,11 @@ def _parse(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         raw = safetensors.deserialize(data)
     except (struct.error, ValueError, AttributeError, safetensors.SafetensorError) as error:
+        if data.startswith(_PICKLES):
+            raise DataError(
+                f"{path} is a pickle or a zip of pickles (.pkl, .pt, .joblib), not an intact safetensors file. Pickles can "
+                "run any code when read, so weights are never unpickled; convert them to safetensors where they come from."
+            ) from None
         raise DataError(f"{path} is not an intact safetensors file ({error}); {again}") from None
     if "priorax" not in metadata:
         raise DataError(f"{path} is a safetensors file but not weights of this package (no 'priorax' entry)")

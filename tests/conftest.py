@@ -20,6 +20,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The tables are tiny: OpenMP threads gain nothing, and on a busy machine they spin while they wait for one another (a gradient
 # boosting fit that takes a second alone was seen to take two minutes).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of scikit-learn that wait must not burn a shared core
 
 import pytest
 from hypothesis import settings

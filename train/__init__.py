@@ -2,6 +2,9 @@
 
 from ..configs.recipe import Recipe, TaskShape, load_recipe
 from ..configs.train import TrainConfig
-from .loop import PretrainResult, pretrain
+from .loop import Moment, PretrainResult, pretrain
+from .team import Team, join, leave
 
-__all__ = ["PretrainResult", "Recipe", "TaskShape", "TrainConfig", "load_recipe", "pretrain"]
+__all__ = [
+    "Moment", "PretrainResult", "Recipe", "TaskShape", "Team", "TrainConfig", "join", "leave", "load_recipe", "pretrain",
+]  # fmt: skip

@@ -52,27 +52,32 @@ def save_checkpoint(folder: Path, state: TrainState, meta: dict[str, Any], keep:
       state: device or host arrays.
       meta: JSON-able notes (elapsed seconds, tasks seen, ...).
     """
-    import orbax.checkpoint as ocp
-
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
     arrays = {name: np.asarray(leaf) for name, leaf in zip(_names(state), jax.tree.leaves(state), strict=True)}
     final = folder / f"step-{int(arrays['.step']):09d}"
     temporary = folder / f".tmp-{final.name}"
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(temporary.absolute() / "state", arrays)
-    files = {str(p.relative_to(temporary)): sha256_of(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
-    manifest = {"format": 1, "meta": meta, "files": files}
-    manifest["sha256"] = _seal(manifest)
-    with open(temporary / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with _orbax() as checkpointer:
+            checkpointer.save(temporary.absolute() / "state", arrays)
+        files = {str(p.relative_to(temporary)): sha256_of(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        manifest = {"format": 1, "meta": meta, "files": files}
+        manifest["sha256"] = _seal(manifest)
+        with open(temporary / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        raise
     if final.exists():  # left by a run that was resumed from an earlier step
         shutil.rmtree(final)
     os.replace(temporary, final)
-    for _, old in list_checkpoints(folder)[:-keep]:
+    found = list_checkpoints(folder)
+    # Later steps than this one are damaged, or those of a future that was given up; they must not outlast it.
+    ours = [path for _, path in found if path <= final]
+    for old in {path for _, path in found} - set(ours[-keep:]):
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -92,15 +97,13 @@ def restore_checkpoint(path: Path, like: TrainState) -> Checkpoint:
     Raises:
       DataError: the checkpoint is damaged or belongs to another network or optimiser; the message says how.
     """
-    import orbax.checkpoint as ocp
-
     manifest = verify_checkpoint(path)
     names, leaves = _names(like), jax.tree.leaves(like)
     target = {n: np.zeros(leaf.shape, leaf.dtype) for n, leaf in zip(names, leaves, strict=True)}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _orbax() as checkpointer:
             arrays = checkpointer.restore(path.absolute() / "state", target)
-    except Exception as error:  # orbax raises many kinds; all of them mean that this state is not the one asked for
+    except Exception as error:  # noqa: BLE001 - orbax raises many kinds; all mean that this is not the state asked for
         raise DataError(f"{path} does not fit this recipe's network and optimiser: {str(error)[:300]}") from None
     for name, leaf in target.items():
         if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
@@ -145,6 +148,19 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         if sha256_of(path / name) != digest:
             raise DataError(f"{path / name} is damaged: its SHA-256 is not the one in the manifest")
     return manifest
+
+
+def _orbax() -> Any:
+    """Orbax as one process uses it by itself: among several it would wait for the others at every call."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _seal(manifest: dict[str, Any]) -> str:

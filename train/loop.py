@@ -5,11 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,23 +17,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..configs.errors import ConfigError, NumericalError
-from ..configs.files import write_text
 from ..configs.interrupt import StopFlag
-from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
+from ..configs.load import config_digest
 from ..configs.prior import PriorConfig, load_prior
 from ..configs.recipe import Recipe
 from ..models.network import count_params
-from ..models.weights import save_weights
 from ..priors import make_sampler
-from .checkpoints import list_checkpoints, restore_latest, save_checkpoint
+from .checkpoints import Checkpoint, list_checkpoints
+from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
-from .logs import MetricsFile, Progress
+from .logs import Progress
+from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import SamplerFactory, make_dispatch, pick_devices, place
+from .step import SamplerFactory, make_dispatch, pick_devices, place, put, replicate
+from .team import Team
 
 _UNKNOWN_HORIZON = 10**8
-_MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps")
-WEIGHTS = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Where a run stands after a dispatch, for those who watch it.
+
+    Attributes:
+      step, horizon: optimiser steps done and planned.
+      tasks_seen: tasks sampled and learned from.
+      train_seconds: time of training dispatches, sampling included; of this session.
+      seconds: time of the run, compiling included, watching not.
+      loss: mean training loss of the dispatch.
+      weights: gives the averaged weights as host arrays.
+    """
+
+    step: int
+    horizon: int
+    tasks_seen: int
+    train_seconds: float
+    seconds: float
+    loss: float
+    weights: Callable[[], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +70,7 @@ class PretrainResult:
       tasks_per_s: tasks_seen / train_seconds of this session.
       loss: mean training loss of the last dispatch.
       validation: held-out results of the averaged weights: "loss", "accuracy", "roc_auc" (means over shapes) and
-        "shapes", a list of the same per shape.
+        "shapes", a list of the same per shape. NaN and empty when a signal or the time limit left no time to measure.
       skipped: steps skipped because a loss or gradient was not finite.
       interrupted: number of the signal that ended the run early, or None.
       resumed_from: step of the checkpoint this session started from, or None.
@@ -79,12 +97,17 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
     time_limit: float | None = None,
+    total_time: float | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
+    watch: Callable[[Moment], bool] | None = None,
     quiet: bool = False,
     sampler_factory: SamplerFactory | None = None,
     prior: PriorConfig | None = None,
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
+
+    Called in every process of a distributed run (see `priorax.train.join`), it trains one network on the devices of
+    all of them; process 0 alone reads and writes ``out``, keeps the time and decides.
 
     The run directory gets config.yaml (the resolved recipe), prior.yaml, env.json, metrics.jsonl, checkpoints/ and
     model.safetensors. With ``train.steps`` set and no time limit, the result is a function of recipe, seed, JAX version
@@ -95,189 +118,275 @@ def pretrain(
       out: run directory, made if absent.
       seed: of the weights and of the stream of tasks.
       resume: go on from the newest intact checkpoint in ``out`` (from the start if there is none).
-      time_limit: seconds for everything, compilation included; replaces ``recipe.train.time_limit``. With a limit the
-        learning-rate horizon is set from measured speed, so that the decay ends when the time does.
+      time_limit: seconds of this session, compiling, validating and writing included, on resuming too. It ends after the
+        last dispatch that fits, with everything saved.
+      total_time: seconds of the whole run, all sessions together; replaces ``recipe.train.time_limit``. Without
+        ``train.steps`` the learning rate is planned for it from measured speed, so that the decay ends when the time
+        does. When it is not given, a run that starts is planned for ``time_limit`` if that is given; a run that is
+        resumed keeps its plan, or is planned anew for the time it has taken and ``time_limit``, whichever is longer.
       log: called with every record that goes to metrics.jsonl.
+      watch: called after every dispatch, its time not counted; the run ends, saved, when it returns True.
       quiet: print nothing.
       sampler_factory: replaces `priorax.priors.make_sampler`: ``(prior, TableShape, tasks)`` to
         ``(key, step) -> TaskBatch``.
       prior: replaces the prior named in the recipe.
 
     Raises:
-      ConfigError: settings that do not go together; ``out`` holds another run.
+      ConfigError: settings that do not go together; ``out`` holds another run; ``total_time`` is over already.
       DataError: resuming, and no checkpoint is intact.
       NumericalError: too many steps in a row without a finite loss; the message names the last good checkpoint.
     """
     cfg = recipe.train
-    limit = time_limit if time_limit is not None else cfg.time_limit
-    if limit is None and cfg.steps is None:
+    clock = Clock(time_limit)
+    for name, value in (("time_limit", time_limit), ("total_time", total_time)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} is {value}; it must be above 0")
+    if cfg.steps is None and time_limit is None and total_time is None and cfg.time_limit is None:
         raise ConfigError("train.steps is null, which needs a time limit: give one, or set train.steps")
     if seed == cfg.validation_seed:
         raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
-    run = _Run(recipe, Path(out), seed, limit, prior, sampler_factory or make_sampler, log, quiet)
+    run = _Run(recipe, Path(out), seed, clock, total_time, prior, sampler_factory or make_sampler, log, watch, quiet)
     with contextlib.ExitStack() as stack:
         return run.execute(resume, stack)
 
 
 class _Run:
-    """One session of a run. Attributes that change: state, tasks_seen, train_seconds."""
+    """One session of a run. Attributes that change: pace, tasks_seen, train_seconds, ..., all of the host."""
 
     def __init__(
         self,
         recipe: Recipe,
         out: Path,
         seed: int,
-        limit: float | None,
+        clock: Clock,
+        total_time: float | None,
         prior: PriorConfig,
         sampler_factory: SamplerFactory,
         log: Callable[[dict[str, Any]], None] | None,
+        watch: Callable[[Moment], bool] | None,
         quiet: bool,
     ):
-        self.started = time.monotonic()
-        self.recipe, self.cfg, self.out, self.seed, self.limit = recipe, recipe.train, out, seed, limit
-        self.prior, self.sampler_factory, self.log, self.quiet = prior, sampler_factory, log, quiet
-        self.folder = out / "checkpoints"
-        self.pace = Pace(recipe.shapes)
-        self.tasks_seen, self.train_seconds, self.session_tasks, self.earlier_seconds = 0, 0.0, 0, 0.0
+        self.clock, self.total_time = clock, total_time
+        self.recipe, self.cfg, self.out, self.seed = recipe, recipe.train, out, seed
+        self.prior, self.sampler_factory, self.log, self.watch = prior, sampler_factory, log, watch
+        self.fixed = None if self.cfg.steps is None else math.ceil(self.cfg.steps / self._k) * self._k
+        self.team = Team()
+        self.files = RunDirectory(out, recipe, prior, seed)
+        self.quiet = quiet or not self.team.leads
+        self.pace, self.settled = Pace(recipe.shapes), False
+        self.tasks_seen, self.train_seconds, self.session_tasks = 0, 0.0, 0
+        self.validation_seconds: float | None = None
+        self.save_seconds, self.skipped = 0.0, 0
+
+    @property
+    def _k(self) -> int:
+        return self.cfg.steps_per_dispatch
 
     def execute(self, resume: bool, stack: contextlib.ExitStack) -> PretrainResult:
         progress = stack.enter_context(Progress(self.quiet))
         flag = stack.enter_context(StopFlag())
-        self._open_directory(resume)
-        k = self.cfg.steps_per_dispatch
-        fixed = None if self.cfg.steps is None else math.ceil(self.cfg.steps / k) * k
-        devices = pick_devices(self.recipe)
-        state = init_state(self.recipe, self.seed, fixed if self.limit is None else _UNKNOWN_HORIZON)
-        start = self._restore(state, progress) if resume else None
-        state = place(start or state, devices)
-        self.metrics = MetricsFile(self.out / "metrics.jsonl", int(state.step) if start else None)
-        stack.callback(self.metrics.close)
-        parameters = count_params(state.params)
+        team = self.team
+        team.check_same(
+            {
+                "recipe": config_digest(self.recipe), "prior": config_digest(self.prior), "seed": str(self.seed),
+                "JAX version": jax.__version__,
+            }
+        )  # fmt: skip
+        self.devices = pick_devices(self.recipe)
+        state, resumed_from, horizon = self._start(resume, progress)
+        stack.callback(self.files.close)
         progress.say(
-            f"{self.recipe.name}: {parameters:,} parameters on {len(devices)} x {devices[0].device_kind}; compiling "
-            f"{len(self.recipe.shapes)} program(s)"
+            f"{self.recipe.name}: {count_params(state.params):,} parameters on {_kind(self.devices)}"
+            + (f" in {team.size} processes" if team.size > 1 else "")
+            + f"; compiling {len(self.recipe.shapes)} program(s)"
         )
-        programs = self._compile(state, devices)
-        progress.say(f"compiled after {self._elapsed():.0f} s")
-        key, step, horizon = jax.random.key(self.seed), int(state.step), int(state.horizon)
-        loss, done_at_start = float("nan"), step
-        while step < horizon and not flag and not self._out_of_time():
-            which = pick_shape(self.recipe.shapes, step // k, step / horizon)
+        programs = self._compile(state)
+        progress.say(f"compiled after {self.clock.elapsed():.0f} s")
+        self.clock.startup = self.clock.elapsed()
+        self.clock.closing = self._closing_seconds()
+        key, learn, first = self._everywhere(self.seed, True, 0)
+        step, saved = resumed_from or 0, resumed_from
+        done_at_start = step
+        loss, cut, signal = float("nan"), False, 0
+        while step < horizon:
+            which = pick_shape(self.recipe.shapes, step // self._k, step / horizon)
+            signal = team.any(flag.signal or 0)
+            cut = not signal and not team.lead(self._fits, which)
+            if signal or cut:
+                break
             began = time.monotonic()
-            state, numbers = programs[which](state, key, jnp.bool_(True), jnp.uint32(0))
+            state, numbers = programs[which](state, key, learn, first)
             numbers = jax.device_get(numbers)
             seconds = time.monotonic() - began
-            before, step = step, step + k
-            self.pace.add(which, seconds)
-            tasks = self.recipe.shapes[which].tasks * k
-            self.tasks_seen, self.session_tasks = self.tasks_seen + tasks, self.session_tasks + tasks
-            self.train_seconds += seconds
-            loss = self._record(step, which, numbers, state, tasks / seconds)
-            note = f"loss {loss:.3f}  accuracy {float(numbers['accuracy'].mean()):.3f}  {tasks / seconds:.0f} tasks/s"
-            progress.update(step, horizon if horizon < _UNKNOWN_HORIZON else step, note)
+            before, step = step, step + self._k
+            loss = self._count(numbers, which, seconds)
+            planned = team.lead(self._record, step, which, numbers, seconds, horizon)
             self._stop_when_bad(numbers, step)
-            if self.limit is not None:
-                state, horizon = self._plan(state, step, horizon, fixed)
+            if planned != horizon:
+                state, horizon = self._with_horizon(state, planned), planned
+            note = f"loss {loss:.3f}  accuracy {float(numbers['accuracy'].mean()):.3f}  {self._speed(which, seconds)}"
+            progress.update(step, horizon if horizon < _UNKNOWN_HORIZON else step, note)
             if _crossed(before, step, self.cfg.checkpoint_steps) and step < horizon:
                 self._save(state)
-            if self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon:
-                state, found = self._validate(programs, state)
-                progress.say(f"step {step}: held-out loss {found['loss']:.4f}, ROC AUC {found['roc_auc']:.4f}")
-        if step > done_at_start or not list_checkpoints(self.folder):
+                saved = step
+            due = self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon
+            if due and team.lead(self._time_to_validate):
+                state, held = self._validate(programs, state)
+                progress.say(f"step {step}: held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}")
+            if team.lead(self._watched, state, step, horizon, loss):
+                break
+        if step != saved:
             self._save(state)
-        state, found = self._validate(programs, state)
-        path = self._export(state, found)
-        if flag:
-            progress.say(f"stopped by signal {flag.signal} at step {step}; go on with resume")
-        progress.say(f"held-out loss {found['loss']:.4f}, ROC AUC {found['roc_auc']:.4f}; weights in {path}")
+        held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
+        short = cut and team.lead(lambda: self.clock.left() < self._validation_seconds())
+        if not signal and not short:
+            state, held = self._validate(programs, state)
+        team.lead(self.files.export, state, self.tasks_seen, held)
+        self._say_how_it_ended(progress, signal, cut, step, done_at_start, horizon)
+        progress.say(f"held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}; weights in {self.out / WEIGHTS}")
         return PretrainResult(
-            weights_path=path,
+            weights_path=self.out / WEIGHTS,
             steps=step,
             horizon=horizon,
             tasks_seen=self.tasks_seen,
-            seconds=self._elapsed() + self.earlier_seconds,
+            seconds=self.clock.total(),
             train_seconds=self.train_seconds,
             tasks_per_s=self.session_tasks / self.train_seconds if self.train_seconds else 0.0,
             loss=loss,
-            validation=found,
+            validation=held,
             skipped=int(state.skipped),
-            interrupted=flag.signal,
-            resumed_from=done_at_start if start else None,
+            interrupted=signal or None,
+            resumed_from=resumed_from,
         )
 
-    def _open_directory(self, resume: bool) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        config = self.out / "config.yaml"
-        if list_checkpoints(self.folder) and not resume:
-            raise ConfigError(f"{self.out} already holds a run; resume it (--resume) or choose another directory")
-        if resume and config.is_file():
-            before = load_yaml(config, Recipe)
-            if _essence(before) != _essence(self.recipe):
-                key = _first_difference(to_dict(_neutral(before)), to_dict(_neutral(self.recipe)))
-                raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
-        write_text(config, to_yaml(self.recipe))
-        write_text(self.out / "prior.yaml", to_yaml(self.prior))
-        if not (self.out / "env.json").is_file():
-            write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
+    def _start(self, resume: bool, progress: Progress) -> tuple[TrainState, int | None, int]:
+        """Opens the directory; the state on the devices, the step of its checkpoint if any, and the horizon."""
+        state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON)
+        found: list[Checkpoint] = []
 
-    def _restore(self, like: TrainState, progress: Progress) -> TrainState | None:
-        found = restore_latest(self.folder, like, progress.say)
+        def work() -> list[Any]:
+            replanned = self.files.open(resume)
+            if replanned and self.total_time is None:
+                self.total_time = self.cfg.time_limit  # another plan than before was asked for
+            checkpoint = self.files.restore(state, progress.say) if resume else None
+            found.extend([] if checkpoint is None else [checkpoint])
+            horizon = self._horizon_at_start(checkpoint)
+            self.files.start_metrics(checkpoint.step if checkpoint else None)
+            if checkpoint and horizon != int(checkpoint.state.horizon):
+                self._write(step=checkpoint.step, event="horizon", horizon=horizon)
+            return [checkpoint.step if checkpoint else None, horizon, self.tasks_seen]
+
+        resumed_from, horizon, self.tasks_seen = self.team.lead(work)
+        if found:
+            state = found[0].state
+        if resumed_from is not None:
+            state = self.team.share_arrays(state)
+        state = dataclasses.replace(state, horizon=np.asarray(horizon, np.int32))
+        return place(state, self.devices), resumed_from, horizon
+
+    def _horizon_at_start(self, found: Checkpoint | None) -> int:
+        """The steps the run is planned for, as far as that is known before this session has run any."""
+        clock, k, fixed = self.clock, self._k, self.fixed
+        planned = found.meta.get("planned_seconds") if found else None
+        if found:
+            self.skipped = int(found.state.skipped)
+            self.tasks_seen, clock.earlier = found.meta["tasks_seen"], found.meta["seconds"]
+        clock.budget = whole_run(
+            total=self.total_time, leg=clock.leg, recipe=self.cfg.time_limit, steps=fixed, planned=planned,
+            earlier=clock.earlier if found else None,
+        )  # fmt: skip
         if found is None:
-            progress.say(f"no checkpoint in {self.folder} yet: starting from step 0")
-            return None
-        if found.meta["seed"] != self.seed:
-            raise ConfigError(f"{self.out} was started with seed {found.meta['seed']}; resume with that seed")
-        if found.meta["prior"] != config_digest(self.prior):
-            raise ConfigError(f"{self.out} was started with another prior; see {self.out / 'prior.yaml'}")
-        self.tasks_seen, self.earlier_seconds = found.meta["tasks_seen"], found.meta["seconds"]
-        progress.say(f"resuming from step {found.step}")
-        return found.state
+            return fixed if fixed and clock.budget is None else _UNKNOWN_HORIZON
+        timed = found.meta.get("dispatch_seconds")
+        if timed and timed["devices"] == _kind(self.devices):
+            self.pace = Pace(self.recipe.shapes, {int(i): s for i, s in timed["seconds"].items()})
+        step, horizon = found.step, int(found.state.horizon)
+        if clock.budget is None:
+            return fixed or horizon
+        if not step or clock.budget == planned:
+            return horizon
+        # Another end than before: at the speed so far, until that of this session is known.
+        fits = self.pace.dispatches(clock.trainable(), step / horizon)
+        ahead = step * (clock.budget / clock.earlier - 1.0) if fits is None and clock.earlier else (fits or 1) * k
+        horizon = step + max(1, math.ceil(ahead / k)) * k
+        return min(horizon, fixed) if fixed else horizon
 
-    def _compile(self, state: TrainState, devices: list[jax.Device]) -> list[Any]:
-        arguments = (state, jax.random.key(0), jnp.bool_(True), jnp.uint32(0))
+    def _compile(self, state: TrainState) -> list[Any]:
+        arguments = (state, *self._everywhere(0, True, 0))
         lowered = [
-            make_dispatch(self.recipe, shape, self.prior, self.sampler_factory, devices).lower(*arguments)
+            make_dispatch(self.recipe, shape, self.prior, self.sampler_factory, self.devices).lower(*arguments)
             for shape in self.recipe.shapes
         ]
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(lowered), os.cpu_count() or 1)) as pool:
             return list(pool.map(lambda program: program.compile(), lowered))
 
-    def _plan(self, state: TrainState, step: int, horizon: int, fixed: int | None) -> tuple[TrainState, int]:
-        """Sets the horizon so that the run ends with its time: freely at first, later only to shorten it."""
-        k = self.cfg.steps_per_dispatch
-        assert self.limit is not None
-        reserve = 2.0 + 0.4 * self.train_seconds / max(self.session_tasks, 1) * self._validation_tasks()
-        fits = self.pace.dispatches(self.limit - self._elapsed() - self.earlier_seconds - reserve, step / horizon)
-        planned = step + (fits or 0) * k
-        planned = min(planned, fixed) if fixed else planned
-        early = step < 0.6 * horizon and abs(planned - horizon) > 0.02 * horizon
-        late = planned < 0.98 * horizon - k
-        if not (early or late) or planned <= step:
-            return state, horizon
-        self._write(step=step, event="horizon", horizon=planned)
-        value = jax.device_put(jnp.asarray(planned, jnp.int32), state.horizon.sharding)
-        return dataclasses.replace(state, horizon=value), planned
+    def _everywhere(self, seed: int, learn: bool, first: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The arguments of a dispatch after the state, on all devices."""
+        return replicate((jax.random.key(seed), jnp.bool_(learn), jnp.uint32(first)), self.devices)
 
-    def _record(self, step: int, which: int, numbers: dict[str, np.ndarray], state: TrainState, speed: float) -> float:
-        good = ~numbers["skipped"]
-        mean = lambda name: float(numbers[name][good].mean()) if good.any() else float("nan")
+    def _with_horizon(self, state: TrainState, horizon: int) -> TrainState:
+        return dataclasses.replace(state, horizon=put(np.asarray(horizon, np.int32), state.horizon.sharding))
+
+    def _fits(self, which: int) -> bool:
+        return self.clock.fits(self.pace.price(which))
+
+    def _count(self, numbers: dict[str, np.ndarray], which: int, seconds: float) -> float:
+        """Keeps the books of one dispatch; its mean loss."""
+        tasks = self.recipe.shapes[which].tasks * self._k
+        self.pace.add(which, seconds)
+        self.tasks_seen, self.session_tasks = self.tasks_seen + tasks, self.session_tasks + tasks
+        self.train_seconds += seconds
+        self.clock.closing = self._closing_seconds()
+        return _mean_of_good(numbers, "loss")
+
+    def _record(self, step: int, which: int, numbers: dict[str, np.ndarray], seconds: float, horizon: int) -> int:
+        """Writes one dispatch down; the horizon from here on."""
+        tasks, skipped = self.recipe.shapes[which].tasks, numbers["skipped"]
+        self.skipped += int(skipped.sum())
         self._write(
-            step=step, loss=mean("loss"), accuracy=mean("accuracy"), learning_rate=numbers["learning_rate"][-1],
-            grad_norm=mean("grad_norm"), tasks_seen=self.tasks_seen, tasks_per_s=round(speed, 2),
-            skipped=int(state.skipped), shape=which, seconds=round(self._elapsed() + self.earlier_seconds, 3),
+            step=step, loss=_mean_of_good(numbers, "loss"), accuracy=_mean_of_good(numbers, "accuracy"),
+            learning_rate=numbers["learning_rate"][-1], grad_norm=_mean_of_good(numbers, "grad_norm"),
+            tasks_seen=self.tasks_seen, tasks_per_s=round(tasks * self._k / seconds, 2), skipped=self.skipped,
+            shape=which, seconds=round(self.clock.total(), 3),
         )  # fmt: skip
-        for i in np.flatnonzero(numbers["skipped"]):
-            first = (step - len(good) + int(i)) * self.recipe.shapes[which].tasks
-            last = first + self.recipe.shapes[which].tasks - 1
-            self._write(step=step, event="skipped", at=step - len(good) + int(i), shape=which, tasks=[first, last])
-        return mean("loss")
+        for i in np.flatnonzero(skipped):
+            at = step - len(skipped) + int(i)
+            self._write(step=step, event="skipped", at=at, shape=which, tasks=[at * tasks, (at + 1) * tasks - 1])
+        planned = horizon if self.clock.budget is None else self._plan(step, horizon)
+        if planned != horizon:
+            self._write(step=step, event="horizon", horizon=planned)
+        return planned
+
+    def _watched(self, state: TrainState, step: int, horizon: int, loss: float) -> bool:
+        """Shows the run to whoever watches; whether that asked to end it. The clock stands still meanwhile."""
+        if self.watch is None:
+            return False
+        began = time.monotonic()
+        moment = Moment(
+            step, horizon, self.tasks_seen, self.train_seconds, self.clock.total(), loss,
+            lambda: jax.device_get(state.average),
+        )  # fmt: skip
+        ended = bool(self.watch(moment))
+        self.clock.started += time.monotonic() - began
+        return ended
+
+    def _plan(self, step: int, horizon: int) -> int:
+        """The horizon that ends the run with its time: set freely at first, later when it is clearly wrong."""
+        k, done = self._k, step / horizon
+        settled = self.pace.settled(done)
+        if not settled and self.clock.earlier and step < horizon:
+            return horizon  # a resumed run keeps its plan until the speed of this session is known
+        planned = step + (self.pace.dispatches(self.clock.trainable(), done) or 0) * k
+        planned = min(planned, self.fixed) if self.fixed else planned
+        free, self.settled = not self.settled, self.settled or settled
+        return planned if worth_replanning(step, horizon, planned, k, free) else horizon
 
     def _stop_when_bad(self, numbers: dict[str, np.ndarray], step: int) -> None:
         worst = int(numbers["streak"].max())
         if worst < self.cfg.max_bad_steps:
             return
-        saved = list_checkpoints(self.folder)
+        saved = list_checkpoints(self.files.checkpoints)
         where = f"the last good checkpoint is {saved[-1][1]}" if saved else "no checkpoint was written yet"
         raise NumericalError(
             f"{worst} steps in a row up to step {step} had no finite loss or gradient (train.max_bad_steps is "
@@ -286,84 +395,79 @@ class _Run:
         )
 
     def _validate(self, programs: list[Any], state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        key, k = jax.random.key(self.cfg.validation_seed), self.cfg.steps_per_dispatch
-        rows = []
+        rows, began, names = [], time.monotonic(), ("loss", "accuracy", "roc_auc")
         for shape, program in zip(self.recipe.shapes, programs, strict=True):
             parts = []
-            for i in range(math.ceil(self.cfg.validation_tasks / (shape.tasks * k))):
-                state, numbers = program(state, key, jnp.bool_(False), jnp.uint32(i * k))
+            for i in range(math.ceil(self.cfg.validation_tasks / (shape.tasks * self._k))):
+                state, numbers = program(state, *self._everywhere(self.cfg.validation_seed, False, i * self._k))
                 parts.append(jax.device_get(numbers))
-            names = ("loss", "accuracy", "roc_auc")
             row = {n: float(np.nanmean(np.concatenate([p[n] for p in parts]))) for n in names}
-            rows.append({"rows": shape.rows, "columns": shape.columns, "tasks": len(parts) * shape.tasks * k} | row)
-        found = {n: float(np.mean([r[n] for r in rows])) for n in ("loss", "accuracy", "roc_auc")} | {"shapes": rows}
-        self._write(step=int(state.step), event="validation", **{f"validation_{n}": found[n] for n in names})
+            tasks = len(parts) * shape.tasks * self._k
+            rows.append({"rows": shape.rows, "columns": shape.columns, "tasks": tasks} | row)
+        found = {n: float(np.mean([r[n] for r in rows])) for n in names} | {"shapes": rows}
+        self.validation_seconds = time.monotonic() - began
+        step = int(state.step)
+        told = {f"validation_{n}": found[n] for n in names}
+        self.team.lead(lambda: self._write(step=step, event="validation", **told))
         return state, found
 
-    def _validation_tasks(self) -> int:
+    def _closing_seconds(self) -> float:
+        """What validating and writing take after the last dispatch, with a second to spare."""
+        return 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
+
+    def _validation_seconds(self) -> float:
+        """What a validation takes; a guess from the cost of training (sampling and a forward pass) before the first."""
+        if self.validation_seconds is not None:
+            return self.validation_seconds
         k = self.cfg.steps_per_dispatch
-        return sum(math.ceil(self.cfg.validation_tasks / (s.tasks * k)) * s.tasks * k for s in self.recipe.shapes)
+        rounds = {i: math.ceil(self.cfg.validation_tasks / (s.tasks * k)) for i, s in enumerate(self.recipe.shapes)}
+        return 0.5 * sum(count * self.pace.price(i) for i, count in rounds.items())
+
+    def _time_to_validate(self) -> bool:
+        """Whether a validation on the way leaves time for the one at the end."""
+        return self.clock.left() >= self.clock.closing + self._validation_seconds()
 
     def _save(self, state: TrainState) -> None:
+        began = time.monotonic()
         meta = {
-            "seed": self.seed, "prior": config_digest(self.prior), "tasks_seen": self.tasks_seen,
-            "seconds": round(self._elapsed() + self.earlier_seconds, 3), "jax": jax.__version__,
+            "tasks_seen": self.tasks_seen, "seconds": round(self.clock.total(), 3), "planned_seconds": self.clock.budget,
+            "dispatch_seconds": {
+                "devices": _kind(self.devices),
+                "seconds": {str(i): round(s, 4) for i, s in self.pace.seconds.items()},
+            },
         }  # fmt: skip
-        save_checkpoint(self.folder, jax.device_get(state), meta, self.cfg.keep_checkpoints)
-
-    def _export(self, state: TrainState, found: dict[str, Any]) -> Path:
-        meta = {
-            "recipe": self.recipe.name, "recipe_sha256": config_digest(self.recipe), "prior": self.prior.name,
-            "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": int(state.step),
-            "tasks_seen": self.tasks_seen,
-            "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc")},
-            "trained_columns": max(s.columns for s in self.recipe.shapes),
-            "trained_rows": max(s.rows for s in self.recipe.shapes),
-        }  # fmt: skip
-        average = jax.device_get(state.average)
-        save_weights(self.out / WEIGHTS, self.recipe.model, average, meta)
-        return self.out / WEIGHTS
+        self.team.lead(self.files.save, state, meta)
+        self.save_seconds = time.monotonic() - began
 
     def _write(self, **values: Any) -> None:
-        self.metrics.write(**values)
+        self.files.write(**values)
         if self.log is not None:
             self.log(values)
 
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.started
+    def _speed(self, which: int, seconds: float) -> str:
+        return f"{self.recipe.shapes[which].tasks * self._k / seconds:.0f} tasks/s"
 
-    def _out_of_time(self) -> bool:
-        return self.limit is not None and self._elapsed() + self.earlier_seconds >= self.limit
+    def _say_how_it_ended(
+        self, progress: Progress, signal: int, cut: bool, step: int, done_at_start: int, horizon: int
+    ) -> None:
+        if signal:
+            progress.say(f"stopped by signal {signal} at step {step}; go on with resume")
+        elif cut:
+            planned = f"{horizon:,}" if horizon < _UNKNOWN_HORIZON else "an unknown number"
+            progress.say(f"time is over at step {step:,} of {planned} planned; resume goes on from there")
+            if step == done_at_start:
+                progress.say(f"no step fitted in: starting took {self.clock.startup:.0f} s; give a longer time limit")
+
+
+def _mean_of_good(numbers: dict[str, np.ndarray], name: str) -> float:
+    """Mean over the steps of a dispatch that were not skipped; NaN when all were."""
+    good = ~numbers["skipped"]
+    return float(numbers[name][good].mean()) if good.any() else float("nan")
 
 
 def _crossed(before: int, now: int, every: int) -> bool:
     return before // every != now // every
 
 
-def _neutral(recipe: Recipe) -> Recipe:
-    defaults = {name: getattr(type(recipe.train)(), name) for name in _MAY_CHANGE}
-    return dataclasses.replace(recipe, description="", train=dataclasses.replace(recipe.train, **defaults))
-
-
-def _essence(recipe: Recipe) -> str:
-    return config_digest(_neutral(recipe))
-
-
-def _first_difference(a: Any, b: Any, path: str = "") -> str:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted({*a, *b}):
-            if a.get(key) != b.get(key):
-                return _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
-    return path
-
-
-def _environment() -> dict[str, Any]:
-    packages = ("priorax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors")
-    device = jax.devices()[0]
-    return {
-        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in packages},
-        "platform": platform.platform(),
-        "device_kind": device.device_kind,
-        "device_platform": device.platform,
-        "device_count": jax.device_count(),
-    }
+def _kind(devices: list[jax.Device]) -> str:
+    return f"{len(devices)} x {devices[0].device_kind}"

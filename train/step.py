@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.task import TableShape, TaskBatch
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
@@ -29,10 +30,29 @@ SamplerFactory = Callable[[Any, TableShape, int], Sampler]
 
 
 def pick_devices(recipe: Recipe) -> list[jax.Device]:
-    """The devices to train on: as many of the first ones as divide the tasks of every shape."""
-    devices = jax.devices()
-    fitting = [n for n in range(1, len(devices) + 1) if all(s.tasks % n == 0 for s in recipe.shapes)]
-    return devices[: fitting[-1]]
+    """The devices to train on: as many of the first ones of every process as divide the tasks of every shape.
+
+    Raises:
+      ConfigError: the tasks of a shape cannot be shared out among the processes.
+    """
+    processes = jax.process_count()
+    fitting = [
+        n
+        for n in range(1, jax.local_device_count() + 1)
+        if all(s.tasks % (n * processes) == 0 for s in recipe.shapes)
+    ]
+    if not fitting:
+        i = next(i for i, s in enumerate(recipe.shapes) if s.tasks % processes)
+        raise ConfigError(
+            f"shapes.{i}.tasks is {recipe.shapes[i].tasks}, which {processes} processes cannot share equally; make it a "
+            f"multiple of {processes}"
+        )
+    everyone = sorted(jax.devices(), key=lambda d: d.process_index)
+    return [
+        device
+        for i in range(processes)
+        for device in [d for d in everyone if d.process_index == i][: fitting[-1]]
+    ]
 
 
 def make_dispatch(
@@ -103,6 +123,34 @@ def make_dispatch(
     return jax.jit(spread, donate_argnums=0)
 
 
+def make_sampling(
+    recipe: Recipe, shape: TaskShape, prior: Any, sampler_factory: SamplerFactory, devices: list[jax.Device]
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """What a dispatch does before it learns, alone, to be timed: ``sampling(key, first) -> f32[]``.
+
+    The tasks of ``steps_per_dispatch`` steps from ``first`` on are sampled, shared out among the devices as in
+    `make_dispatch`, and summed up so that none is left out.
+    """
+    shards = len(devices)
+    table = TableShape(shape.rows, shape.columns, shape.context, shape.least_columns)
+    sampler = sampler_factory(prior, table, shape.tasks // shards)
+
+    def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
+        shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)
+
+        def one(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            batch = sampler(key, (first + i) * jnp.uint32(shards) + shard)
+            parts = (batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical)
+            return total + sum(jnp.nansum(a.astype(jnp.float32)) for a in parts), None
+
+        total, _ = jax.lax.scan(one, jnp.float32(0), jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
+        return jax.lax.psum(total, AXIS)
+
+    everywhere = PartitionSpec()
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    return jax.jit(jax.shard_map(sampling, mesh=mesh, in_specs=(everywhere,) * 2, out_specs=everywhere, check_vma=False))
+
+
 def apply_gradients(
     recipe: Recipe,
     optimizer: optax.GradientTransformation,
@@ -143,10 +191,34 @@ def average_decay(share: float, step: jax.Array, horizon: jax.Array) -> jax.Arra
 
 
 def place(state: TrainState, devices: list[jax.Device]) -> TrainState:
-    """The state on all training devices."""
+    """The state on all training devices; in several processes each must bring the same."""
     if len(devices) == 1:
         return jax.device_put(state, devices[0])
-    return jax.device_put(state, NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec()))
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, sharding), state)
+
+
+def replicate(values: Any, devices: list[jax.Device]) -> Any:
+    """Keys and scalars, the same in every process, as arguments of a program on these devices."""
+    if jax.process_count() == 1:
+        return values  # where they are put is decided by the state beside them
+    sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
+
+    def everywhere(value: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return put(value, sharding)
+        data = put(jax.random.key_data(value), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
+
+    return jax.tree.map(everywhere, values)
+
+
+def put(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A value that every process holds, on the devices of all of them (without asking the others whether it is equal)."""
+    if jax.process_count() == 1:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def _metrics(loss, hits, auc, rate, norm, skipped, streak) -> Metrics:

@@ -7,53 +7,82 @@ import time
 from typing import Any
 
 
-def train_point(name: str, settings: dict[str, str], repeats: int, seed: int) -> dict[str, Any]:
-    """One benchmark point per recipe, its first table shape: rates over dispatches, compile time apart.
+def train_points(name: str, settings: dict[str, str], repeats: int, seed: int, every_shape: bool) -> list[dict[str, Any]]:
+    """One benchmark point per table shape of a recipe: rates over dispatches, compile time apart.
 
-    ``sampling_share`` compares the median dispatch with the sampler alone on the same tasks.
+    - ``gflop_per_task``: matrix products of the forward and the backward pass (`priorax.train.flops.training_flops`).
+    - ``roofline_gflops``: products a second of plain square matrices of the same precision, measured on the same devices
+      right before and after; the better of the two.
+    - ``flop_utilisation``: tasks_per_s * gflop_per_task / roofline_gflops.
+    - ``sampling_share``: time of the sampler alone, sharing out the same tasks among the same devices, over that of whole
+      dispatches; the two are measured in turns.
     """
     import jax
-    import jax.numpy as jnp
 
     from priorax.configs import load_prior, load_recipe
-    from priorax.priors import TableShape, make_sampler
-    from priorax.train.state import init_state
-    from priorax.train.step import make_dispatch, pick_devices, place
+    from priorax.train.step import pick_devices
 
     jax.config.update("jax_enable_compilation_cache", False)
     recipe = load_recipe(name, overrides=settings)
-    shape, steps = recipe.shapes[0], recipe.train.steps_per_dispatch
-    prior, devices, key = load_prior(recipe.prior), pick_devices(recipe), jax.random.key(seed)
+    prior, devices = load_prior(recipe.prior), pick_devices(recipe)
+    shapes = recipe.shapes if every_shape else recipe.shapes[:1]
+    return [_point(recipe, shape, prior, devices, repeats, seed) for shape in shapes]
+
+
+def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int, seed: int) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+
+    from priorax.models.network import numerics
+    from priorax.priors import make_sampler
+    from priorax.train.flops import measure_roofline, tokens, training_flops
+    from priorax.train.state import init_state
+    from priorax.train.step import make_dispatch, make_sampling, place
+
+    steps, key = recipe.train.steps_per_dispatch, jax.random.key(seed)
+    dtype, kernel = numerics(recipe.model)
     state = place(init_state(recipe, seed, 10**6), devices)
+    roofline = measure_roofline(devices, dtype)
     start = time.perf_counter()
     program = make_dispatch(recipe, shape, prior, make_sampler, devices)
     program = program.lower(state, key, jnp.bool_(True), jnp.uint32(0)).compile()
     compile_s = time.perf_counter() - start
+    sampling = make_sampling(recipe, shape, prior, make_sampler, devices).lower(key, jnp.uint32(0)).compile()
 
-    def dispatch() -> float:
+    def dispatch(k: int) -> None:
         nonlocal state
-        begin = time.perf_counter()
         state, numbers = program(state, key, jnp.bool_(True), jnp.uint32(0))
         jax.block_until_ready(numbers)
-        return time.perf_counter() - begin
 
-    dispatch()
-    seconds = [dispatch() for _ in range(repeats)]
-    sampler = jax.jit(
-        make_sampler(prior, TableShape(shape.rows, shape.columns, shape.context, shape.least_columns), shape.tasks)
-    )
-    jax.block_until_ready(sampler(key, jnp.uint32(0)))
-    begin = time.perf_counter()
-    for k in range(steps):
-        jax.block_until_ready(sampler(key, jnp.uint32(k)))
-    alone = time.perf_counter() - begin
-    rates = [steps * shape.tasks / s for s in seconds]
+    def sample(k: int) -> None:
+        jax.block_until_ready(sampling(key, jnp.uint32(k * steps)))
+
+    seconds: dict[str, list[float]] = {"dispatch": [], "sample": []}
+    for k in range(repeats + 1):  # the first round warms up
+        for what, work in (("dispatch", dispatch), ("sample", sample)):
+            begin = time.perf_counter()
+            work(k)
+            seconds[what].append(time.perf_counter() - begin)
+    whole, alone = seconds["dispatch"][1:], seconds["sample"][1:]
+    roofline = max(roofline, measure_roofline(devices, dtype))
+    rates = [steps * shape.tasks / s for s in whole]
+    flops, middle = training_flops(recipe.model, shape), statistics.median(rates)
     memory = program.memory_analysis()
     peak = None if memory is None else round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6, 1)
     return {
-        "recipe": recipe.name, "rows": shape.rows, "columns": shape.columns, "tasks": shape.tasks,
-        "devices": len(devices),
-        "tasks_per_s": {"median": round(statistics.median(rates), 1), "min": round(min(rates), 1), "max": round(max(rates), 1)},
-        "step_ms": round(1e3 * statistics.median(seconds) / steps, 1),
-        "sampling_share": round(alone / statistics.median(seconds), 4), "compile_s": round(compile_s, 2), "peak_mb": peak,
+        "recipe": recipe.name, "rows": shape.rows, "columns": shape.columns, "context": shape.context,
+        "tasks": shape.tasks, "devices": len(devices), "dtype": dtype.name, "attention": kernel,
+        "tasks_per_s": _spread(rates),
+        "tokens_per_s": round(middle * tokens(shape)),
+        "step_ms": round(1e3 * statistics.median(whole) / steps, 2),
+        "gflop_per_task": round(flops / 1e9, 4),
+        "gflops": round(middle * flops / 1e9, 2),
+        "roofline_gflops": round(roofline / 1e9, 2),
+        "flop_utilisation": round(middle * flops / roofline, 4),
+        "sampling_share": round(statistics.median(alone) / statistics.median(whole), 4),
+        "compile_s": round(compile_s, 2), "peak_mb": peak,
     }  # fmt: skip
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 1), "min": round(min(values), 1), "max": round(max(values), 1)}

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "generate": ("cmd_generate", "Generate", "write synthetic tasks to disk"),
     "pretrain": ("cmd_pretrain", "Pretrain", "train a network on a prior"),
     "predict": ("cmd_predict", "Predict", "predict the rows of one table from another"),
+    "export": ("cmd_export", "Export", "the network as a StableHLO program, checked"),
     "evaluate": ("cmd_evaluate", "Evaluate", "compare with baselines on real data sets"),
     "inspect prior": ("cmd_inspect_prior", "InspectPrior", "picture of what a prior draws"),
     "inspect task": ("cmd_inspect_task", "InspectTask", "one task: its table and its causal graph"),
@@ -26,7 +27,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inspect checkpoint": ("cmd_inspect_file", "InspectCheckpoint", "what a weights file holds"),
     "inspect dump": ("cmd_inspect_file", "InspectDump", "recognise a dump, ours or foreign, and check its rules"),
     "bench prior": ("cmd_bench", "BenchPrior", "tasks a second of the sampler"),
-    "bench train": ("cmd_bench", "BenchTrain", "training steps a second"),
+    "bench train": ("cmd_bench", "BenchTrain", "training steps a second, and what they cost"),
+    "bench scaling": ("cmd_scaling", "Scaling", "what more training is expected to bring"),
     "bench predict": ("cmd_bench", "BenchPredict", "latency of fit and predict"),
     "weights list": ("cmd_weights", "WeightsList", "weights on this machine, with licence and hash"),
     "weights path": ("cmd_weights", "WeightsPath", "path of the weights that ship with the package"),
@@ -99,8 +101,7 @@ def _run(args: list[str]) -> int:
     output.set_logging(command.quiet, command.log == "json")
     host_devices = getattr(command, "host_devices", getattr(cls, "HOST_DEVICES", 1))
     runtime.prepare(command.device, host_devices or runtime.cpu_count())
-    if command.device != "auto":
-        runtime.devices(command.device)
+    command.start_devices()
     command.run(settings)
     return 0
 

@@ -78,7 +78,11 @@ class BenchPrior(_Bench):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchTrain(_Bench):
-    """Steps and tasks a second of the training step (sampling inside), by recipe."""
+    """Tasks and tokens a second of the training step (sampling inside), by recipe.
+
+    gflop_per_task counts the matrix products of a forward and a backward pass; flop_utilisation sets their rate against
+    that of plain square matrices on the same devices in the same run; sampling_share is the time of the sampler alone.
+    """
 
     TAKES_SETTINGS = True
 
@@ -86,24 +90,27 @@ class BenchTrain(_Bench):
     """Recipes, by name or path."""
     host_devices: int = 0
     """Parts to split a CPU into; 0: one per core."""
+    every_shape: options.Switch = False
+    """Measure all table shapes of a recipe, not the first one only."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.bench_train import train_point
+        from priorax.bench_train import train_points
 
         self._check()
         points = []
         for recipe in self.recipes:
             output.log(f"bench train {recipe}")
-            points.append(train_point(recipe, settings, self.repeats, self.seed))
+            points += train_points(recipe, settings, self.repeats, self.seed, self.every_shape)
         self._finish("train", points, "tasks_per_s", True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchPredict(_Bench):
-    """Latency of the classifier by shape: first call in this process, then warm calls.
+    """Latency of the classifier by shape: p50 and p95 over repeats, least and most.
 
-    cold_s is fit and first predict with the compile cache as it is on this machine; warm figures are predict with the
-    context encoded again (fit + predict) and with the context cached (predict alone).
+    process_s is a new process (import, fit, predict), process_no_cache_s the same with an empty compile cache, first_s
+    the first call in this process. fit_predict_s encodes the training rows and answers all queries; predict_s answers
+    them against the cached context, one_row_s a single one.
     """
 
     shapes: tuple[str, ...] = ("500x30", "1000x20")
@@ -116,39 +123,23 @@ class BenchPredict(_Bench):
     """Classes of the table."""
     model: str | None = None
     """Weights file; the shipped ones when left out."""
+    fresh: bool = True
+    """Also time new processes."""
 
     def run(self, settings: dict[str, str]) -> None:
+        from priorax.bench_predict import predict_point
+
         self._check()
+        for name, low in (("queries", 1), ("n_estimators", 1), ("classes", 2)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}")
         points = []
         for rows, columns in map(_shape, self.shapes):
             output.log(f"bench predict {rows}x{columns}, {self.queries} queries")
-            points.append(self._point(rows, columns))
+            sizes = {"context": rows, "columns": columns}
+            asked = {name: getattr(self, name) for name in ("queries", "classes", "n_estimators", "model", "seed", "repeats")}
+            points.append(predict_point(sizes | asked, fresh=self.fresh))
         self._finish("predict", points, "fit_predict_s", False)
-
-    def _point(self, rows: int, columns: int) -> dict[str, Any]:
-        import numpy as np
-
-        from priorax import PFNClassifier
-
-        rng = np.random.default_rng(self.seed)
-        x = rng.normal(size=(rows + self.queries, columns))
-        y = np.argsort(np.argsort(x[:, 0] + 0.3 * x[:, -1] ** 2)) * self.classes // len(x)
-        query = x[rows:]
-
-        def fitted() -> Any:
-            return PFNClassifier(self.n_estimators, weights=self.model, random_state=self.seed).fit(x[:rows], y[:rows])
-
-        start = time.perf_counter()
-        model = fitted()
-        model.predict_proba(query)
-        cold = time.perf_counter() - start
-        both = _repeat(lambda: fitted().predict_proba(query), self.repeats)
-        alone = _repeat(lambda: model.predict_proba(query), self.repeats)
-        return {
-            "context": rows, "columns": columns, "queries": self.queries, "n_estimators": self.n_estimators,
-            "cold_s": round(cold, 3), "fit_predict_s": _spread(both), "predict_s": _spread(alone),
-            "predict_p95_s": round(float(np.quantile(alone, 0.95)), 4), "peak_mb": runtime.peak_memory_mb(),
-        }  # fmt: skip
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -218,7 +209,8 @@ def _spread(values: list[float], digits: int = 4) -> dict[str, float]:
 def _table(points: list[dict[str, Any]]) -> str:
     def show(value: Any) -> str:
         if isinstance(value, dict):
-            return f"{value['median']:,g} ({value['min']:,g}-{value['max']:,g})"
+            p95 = f", p95 {value['p95']:,g}" if "p95" in value else ""
+            return f"{value['median']:,g} ({value['min']:,g}-{value['max']:,g}{p95})"
         return str(value)
 
     return output.table([[show(v) for v in p.values()] for p in points], list(points[0]))

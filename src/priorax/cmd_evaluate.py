@@ -1,4 +1,4 @@
-"""`priorax evaluate`: networks and baselines on real data sets, with a report."""
+"""`priorax evaluate`: networks and baselines on data sets, with a report."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, DataError, ThresholdError
+from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(options.OutDir):
-    """Compares networks with baselines on real data sets: scores, ranks, intervals, times, and a report in one file.
+    """Compares networks with baselines on data sets: scores, ranks, intervals, times, and a report in one file.
 
-    Runs offline on the sets that ship with scikit-learn, on local files, and on an OpenML cache (--openml-cache). A
-    killed run goes on with --resume.
+    Runs offline on the sets that ship with scikit-learn, on local files, on tasks drawn from a prior, on an OpenML
+    cache (--openml-cache) and on folders made by --prefetch. A killed run goes on with --resume.
     """
 
     suite: str = "bundled"
-    """Name of a suite, OpenML task ids (11,37), local files (a.csv::target), or a YAML file."""
+    """Name of a suite, OpenML task ids (11,37), local files (a.csv::target), a YAML file, or a folder of --prefetch."""
     model: tuple[str, ...] = ()
-    """Weights files to evaluate; the shipped weights when left out."""
+    """Weights files to evaluate, none for no network; the shipped weights when left out."""
     baselines: str = "logistic_regression,knn,random_forest"
-    """Baselines, with commas; or none."""
+    """Baselines, with commas; or none. Also with settings: random_forest?n_estimators=500."""
+    tune: str | None = None
+    """Also tune every baseline by random search for this long on each training set, e.g. 60s."""
     protocol: str | None = None
     """How data are cut and split; the suite's own when left out."""
     tasks: tuple[str, ...] = ()
@@ -38,24 +40,24 @@ class Evaluate(options.OutDir):
     """Seed of splits and of everything random in a method."""
     out: Path | None = None
     """Directory for results, leaderboard and report."""
+    prefetch: options.Switch = False
+    """Only copy the suite's tables and splits into --out, with checksums; evaluate it later with --suite DIR."""
     fail_under: tuple[str, ...] = ()
-    """METRIC=VALUE: exit code 7 when the first network's mean is worse."""
+    """METRIC=VALUE: exit code 7 when the first method's mean is worse."""
     compare_with: Path | None = None
-    """results.parquet of an earlier evaluation: differences of the first network's scores are shown."""
+    """Directory of an earlier evaluation under the same protocol: what changed is shown, with intervals."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.eval.harness import evaluate
-        from priorax.eval.statistics import leaderboard
+        from priorax.eval import changes, evaluate, evaluation_report, leaderboard, load_result
 
         limits = [_limit(text) for text in self.fail_under]
-        methods = [f"priorax:{m}" for m in self.model] or ["priorax"]
-        if self.baselines.strip().lower() not in ("", "none"):
-            methods += [b for b in self.baselines.split(",") if b.strip()]
         if self.jobs < 1:
             raise ConfigError(f"--jobs is {self.jobs}; it must be at least 1")
-        for model in self.model:
-            if not Path(model.partition("?")[0]).is_file():
-                raise DataError(f"--model {model}: no such file")
+        if self.prefetch:
+            self._prefetch()
+            return
+        methods = self._methods()
+        earlier = load_result(self.compare_with) if self.compare_with else None
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume) if self.out else None
         if out:
             output.write_run(out, "evaluate", {"suite": self.suite, "methods": methods, "seed": self.seed})
@@ -65,26 +67,66 @@ class Evaluate(options.OutDir):
             n_estimators=self.n_estimators, tasks=self.tasks or None, log=output.log_event,
         )  # fmt: skip
         board = leaderboard(result)
+        compared = changes(result, earlier) if earlier else None
         summary: dict[str, Any] = {
-            "suite": result.suite, "protocol": result.protocol.name, "seed": self.seed,
+            "suite": result.suite, "protocol": result.protocol.name, "seed": result.seed,
             "roc_auc": roc_auc(result), "leaderboard": board,
             "skipped": [{k: r[k] for k in ("method", "task", "data", "status", "reason")} for r in result.problems],
+            "server_errors": list(result.server_errors),
         }  # fmt: skip
+        if compared:
+            summary["compared"] = compared
         if out:
-            from priorax.eval.report import evaluation_report
-
-            summary["report"] = evaluation_report(result, out / "report.html")
+            summary["report"] = evaluation_report(result, out / "report.html", compared=compared)
             summary["results"] = out
-        if self.compare_with:
-            summary["compared"] = _compared(result, self.compare_with)
         if self.json:
             output.emit_json(summary)
         else:
             _show(result, board, summary)
         for metric, value in limits:
-            mean = _mean(result, metric)
-            if not mean >= value:
+            mean, higher = _mean(result, metric)
+            if not (mean >= value if higher else mean <= value):
                 raise ThresholdError(f"mean {metric} of {result.methods[0]} is {mean:.5f}, asked for was {value:g}")
+
+    def _methods(self) -> list[str]:
+        methods = [f"priorax:{m}" for m in self.model if m != "none"] or ([] if self.model else ["priorax"])
+        names = [b.strip() for b in self.baselines.split(",") if b.strip() and b.strip().lower() != "none"]
+        methods += names
+        if self.tune is not None:
+            from priorax.eval.search import SPACES
+
+            seconds = options.seconds(self.tune, "--tune")
+            methods += [f"{name} tuned={name}?seconds={seconds:g}" for name in names if name in SPACES]
+        for model in self.model:
+            if model != "none" and not Path(model.partition("?")[0]).is_file():
+                raise DataError(f"--model {model}: no such file")
+        if not methods:
+            raise ConfigError("--model none and --baselines none leave nothing to evaluate")
+        return methods
+
+    def _prefetch(self) -> None:
+        from priorax.eval import prefetch
+
+        if self.out is None:
+            raise ConfigError("--prefetch needs --out, the directory to fill")
+        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        output.write_run(out, "evaluate --prefetch", {"suite": self.suite})
+        manifest = prefetch(self.suite, out, openml_cache=self.openml_cache, log=output.log_event)
+        missing = manifest["missing"]
+        size = sum(path.stat().st_size for path in out.iterdir())
+        if self.json:
+            facts = {"suite": manifest["suite"], "tasks": len(manifest["tasks"]), "missing": missing, "bytes": size}
+            output.emit_json(facts | {"server_errors": manifest["server_errors"], "out": out})
+        else:
+            print(f"{len(manifest['tasks'])} tasks of {manifest['suite']} in {out}, {size / 1e6:,.1f} MB")
+            print(f"server errors met: {len(manifest['server_errors'])}")
+            for task, reason in missing.items():
+                print(f"missing: {task}: {reason}")
+        if missing:
+            raise MissingError(
+                f"{len(missing)} of {len(missing) + len(manifest['tasks'])} tasks are missing; run the command again with "
+                "--resume to try these again"
+            )
 
 
 def roc_auc(result: Any) -> dict[str, dict[str, float]]:
@@ -117,50 +159,45 @@ def _show(result: Any, board: list[dict[str, Any]], summary: dict[str, Any]) -> 
     print(score_table(result, board))
     for problem in summary["skipped"]:
         print(f"{problem['status']}: {problem['method']} on {problem['data']}: {problem['reason']}")
-    for line in summary.get("compared", []):
-        print(line)
+    if summary["server_errors"]:
+        print(f"server errors met and retried: {len(summary['server_errors'])}")
+    if "compared" in summary:
+        print("\n".join(_compared(summary["compared"])))
     if "report" in summary:
         print(f"\nreport: {summary['report']}")
 
 
 def _limit(text: str) -> tuple[str, float]:
-    from priorax.eval.metrics import HIGHER_IS_BETTER
+    from priorax.eval.metrics import METRICS
 
     metric, _, value = text.partition("=")
     try:
         number = float(value)
     except ValueError:
         raise ConfigError(f"--fail-under {text!r}; write METRIC=VALUE, e.g. roc_auc=0.9") from None
-    if metric not in HIGHER_IS_BETTER:
-        raise ConfigError(f"--fail-under {metric!r}; allowed: {', '.join(sorted(HIGHER_IS_BETTER))}")
+    if metric not in METRICS:
+        raise ConfigError(f"--fail-under {metric!r}; allowed: {', '.join(METRICS)}")
     return metric, number
 
 
-def _mean(result: Any, metric: str) -> float:
+def _mean(result: Any, metric: str) -> tuple[float, bool]:
+    """The first method's mean over all data sets, NaN if one has no result; and whether higher is better."""
     import numpy as np
 
+    from priorax.eval.metrics import HIGHER_IS_BETTER
+
     row = result.table(metric)[0]
-    return float(row.mean()) if np.isfinite(row).all() else float("nan")
+    return float(row.mean()) if np.isfinite(row).all() else float("nan"), metric in HIGHER_IS_BETTER
 
 
-def _compared(result: Any, path: Path) -> list[str]:
-    """Lines with the change of the first network's ROC AUC per data set since an earlier evaluation."""
-    from priorax import table_io
-
-    old = table_io.read(path)
-    table_io.columns(old, ["method", "data", "metric", "value", "fold"], path)
-    fold = -1 if result.protocol.pooled else None
-    before: dict[str, list[float]] = {}
-    for method, data, metric, value, f in zip(
-        *(old[k] for k in ("method", "data", "metric", "value", "fold")), strict=True
-    ):
-        if method.startswith("priorax") and metric == "roc_auc" and (int(f) == -1) == (fold == -1):
-            before.setdefault(data, []).append(float(value))
-    lines = []
-    for name, now in roc_auc(result)[result.methods[0]].items():
-        if name in before:
-            then = sum(before[name]) / len(before[name])
-            lines.append(f"{name}: ROC AUC {then:.4f} -> {now:.4f} ({now - then:+.4f})")
-    if not lines:
-        raise DataError(f"{path} has no ROC AUC of priorax on any of these data sets")
+def _compared(compared: dict[str, Any]) -> list[str]:
+    """Lines on what changed since an earlier evaluation."""
+    lines = ["against the earlier evaluation (positive: better now; 95 % paired bootstrap interval over data sets)"]
+    for row in compared["methods"]:
+        was = "" if row["before"] == row["method"] else f" (was {row['before']})"
+        lines.append(
+            f"  {row['method']}{was}, {row['metric']}: {row['mean_before']:.4f} -> {row['mean_now']:.4f}, "
+            f"{row['difference']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], better on {row['better']}, equal on "
+            f"{row['equal']}, worse on {row['worse']} of {row['data_sets']}"
+        )
     return lines

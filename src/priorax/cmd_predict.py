@@ -121,6 +121,9 @@ class Predict(options.Common):
         }  # fmt: skip
         truth = test.get(self.target)
         if truth is not None and all(v is not None for v in truth):
+            if unseen := sorted(set(_labels(truth)) - set(classes)):
+                shown = ", ".join(f'"{label}"' for label in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+                output.log(f"warning: {len(unseen)} test labels do not occur in {self.train} and count as wrong: {shown}")
             hits = [a == b for a, b in zip(_labels(truth), table["prediction"], strict=True)]
             summary["accuracy"] = sum(hits) / len(hits)
         if out is not None:

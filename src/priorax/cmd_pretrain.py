@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ class Pretrain(options.OutDir):
     """Pretrains a network from a recipe; tasks are sampled inside the training step, no files in between.
 
     Any setting of the recipe can be overridden: --train.learning-rate 2e-3 --model.width 96 --shapes.0.tasks 16.
-    Ctrl-C or SIGTERM saves and ends; --resume goes on from the last checkpoint.
+    Ctrl-C or SIGTERM saves and ends; --resume goes on from the last checkpoint. A long run can be cut into sessions:
+    --time-limit ends this one, --total-time is what the learning rate is planned for.
     """
 
     TAKES_SETTINGS = True
@@ -28,9 +31,13 @@ class Pretrain(options.OutDir):
     prior: str | None = None
     """Prior instead of the recipe's: a name, or the path of a YAML file."""
     time_limit: str | None = None
-    """Time for everything, compiling included, e.g. 8m or 1h30m; the recipe's own when left out."""
+    """Time of this session from the start of the process, everything included, e.g. 8m or 1h30m. Without --total-time
+    and --steps a new run is planned for it, and a resumed one that has no longer plan is planned to end with it."""
+    total_time: str | None = None
+    """Time of the whole run, all sessions together; kept when resuming. The recipe's own when neither this nor
+    --time-limit is given."""
     steps: int | None = None
-    """Optimiser steps; the recipe's own when left out."""
+    """Optimiser steps; the recipe's own when left out. With steps, --time-limit only cuts."""
     seed: int = 0
     """Seed of weights and tasks."""
     host_devices: int = 0
@@ -46,11 +53,11 @@ class Pretrain(options.OutDir):
             settings = {"prior": self.prior, **settings}
         if self.steps is not None:
             settings = {"train.steps": str(self.steps), **settings}
-            if self.time_limit is None:
-                settings.setdefault("train.time_limit", "null")
+            settings.setdefault("train.time_limit", "null")
         recipe = load_recipe(self.recipe, overrides=settings)
         limit = None if self.time_limit is None else options.seconds(self.time_limit, "--time-limit")
-        if limit is None and recipe.train.time_limit is None and recipe.train.steps is None:
+        total = None if self.total_time is None else options.seconds(self.total_time, "--total-time")
+        if limit is None and total is None and recipe.train.time_limit is None and recipe.train.steps is None:
             raise ConfigError("the recipe sets neither steps nor a time limit; give --steps or --time-limit")
         if self.dry_run:
             from priorax.models import count_params, init_params
@@ -61,18 +68,27 @@ class Pretrain(options.OutDir):
             else:
                 print(f"{to_yaml(recipe)}# {count:,} parameters, sha256 {config_digest(recipe)[:16]}")
             return
-        from priorax.train import pretrain
+        from priorax.train import Team, leave, pretrain
 
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
-        output.write_run(out, "pretrain", {"recipe": recipe.name, "seed": self.seed})
-        tell = _events if self.log == "json" else None
-        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, log=tell,
-                          quiet=self.quiet or self.log == "json")  # fmt: skip
+        team = Team()
+        team.lead(self._open, recipe.name)
+        tell = _events if self.log == "json" and team.leads else None
+        if limit is not None:  # it counts from the start of the process
+            limit = max(limit - _process_age(), 0.1)
+        out = self.out.expanduser()
+        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, total_time=total,
+                          log=tell, quiet=self.quiet or self.log == "json")  # fmt: skip
+        leave()
         if result.interrupted:
             number = int(result.interrupted)
             name = signal.Signals(number).name
             raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
-        self._show(result)
+        if team.leads:
+            self._show(result)
+
+    def _open(self, recipe: str) -> None:
+        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        output.write_run(out, "pretrain", {"recipe": recipe, "seed": self.seed})
 
     def _show(self, result: Any) -> None:
         facts = {k: v for k, v in dataclasses.asdict(result).items() if k != "interrupted"}
@@ -83,8 +99,22 @@ class Pretrain(options.OutDir):
             value = facts[key]
             print(f"{key:14} {value:,.4g}" if isinstance(value, float) else f"{key:14} {value}")
         held = facts["validation"]
+        if result.steps < result.horizon:
+            print(f"{'planned':14} {result.horizon} steps; go on with --resume")
+        if not held["shapes"]:
+            print("held-out tasks not measured: no time was left")
+            return
         print(f"held-out tasks loss {held['loss']:.4f}, accuracy {held['accuracy']:.4f}, ROC AUC {held['roc_auc']:.4f}")
 
 
 def _events(record: dict[str, Any]) -> None:
     output.log_event(f"train.{record.get('event', 'step')}", **{k: v for k, v in record.items() if k != "event"})
+
+
+def _process_age() -> float:
+    """Seconds since this process started; 0 where the system does not say."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, AttributeError, IndexError):
+        return 0.0

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from priorax import runtime
 from priorax.configs.errors import ConfigError
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
@@ -28,6 +29,11 @@ class Common:
     """Form of the lines on stderr: readable, or one JSON object a line."""
     device: Device = "auto"
     """Where to compute; auto takes what JAX finds."""
+
+    def start_devices(self) -> None:
+        """Starts JAX on the device asked for, if one was; MissingError when it is not there."""
+        if self.device != "auto":
+            runtime.devices(self.device)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

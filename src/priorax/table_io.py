@@ -31,7 +31,7 @@ def read(path: Path) -> Table:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DataError(f"no file {path}")
+        raise DataError(f"no file {path}; check the path")
     kind = path.suffix.lower()
     if kind in (".csv", ".tsv"):
         return _read_text(path, "\t" if kind == ".tsv" else ",")

@@ -6,12 +6,13 @@ import importlib.util
 
 import numpy as np
 import pytest
-from priorax.configs.errors import ConfigError
+from priorax.configs.errors import ConfigError, MissingError
 from priorax.eval.baselines import BASELINES, Baseline
 from priorax.eval.methods import Method, parse_methods, run_method
 from priorax.eval.suites import DataSet, Split
 
-OPTIONAL = {"xgboost", "lightgbm", "catboost"}
+OPTIONAL = {"xgboost", "lightgbm", "catboost", "tabicl", "tabpfn"}
+FEWER = {"hist_gradient_boosting": {"max_iter": 20}, "catboost": {"iterations": 40}}  # of 100 and 1,000: enough here
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +31,21 @@ def table():
 @pytest.mark.parametrize("name", BASELINES)
 def test_baseline(name, table):
     if name in OPTIONAL and importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed (extra eval)")
+        pytest.skip(f"{name} is not installed")
     X, y = table
-    mask = np.array([False, False, True, False])
-    model = Baseline(name, mask, seed=1).fit(X[:160], y[:160])
+    mask, params = np.array([False, False, True, False]), FEWER.get(name)
+    model = Baseline(name, mask, seed=1, params=params).fit(X[:160], y[:160])
     p = model.predict_proba(X[160:])
     assert p.shape == (80, 3) and model.classes_.tolist() == [0, 1, 2]
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     accuracy = (p.argmax(1) == y[160:]).mean()
     assert accuracy > (0.2 if name == "majority" else 0.6)
-    again = Baseline(name, mask, seed=1).fit(X[:160], y[:160]).predict_proba(X[160:])
+    again = Baseline(name, mask, seed=1, params=params).fit(X[:160], y[:160]).predict_proba(X[160:])
     np.testing.assert_array_equal(again, p)
     test = X[160:].copy()
     test[:, 1] = np.where(np.arange(80) % 2 == 0, "never seen", test[:, 1])
     assert np.isfinite(model.predict_proba(test)).all()
-    gap = Baseline(name, mask).fit(X[:80], np.where(y[:80] == 1, 2, y[:80]))  # class 1 is absent
+    gap = Baseline(name, mask, params=params).fit(X[:80], np.where(y[:80] == 1, 2, y[:80]))  # class 1 is absent
     assert gap.predict_proba(X[80:90]).shape == (10, 2)
     one = Baseline(name).fit(X[:20], np.ones(20, int))
     np.testing.assert_array_equal(one.predict_proba(X[:2]), [[1], [1]])
@@ -72,11 +73,34 @@ def test_specifications():
     }
 
 
+def test_settings_of_baselines(table):
+    methods = parse_methods("nn=knn, knn?n_neighbors=3&weights=distance, logistic_regression?C=0.01, knn?trials=4")
+    assert [m.name for m in methods] == ["nn", "knn?n_neighbors=3&weights=distance", "logistic_regression?C=0.01", "knn?trials=4"]
+    assert methods[1].options == {"n_neighbors": 3, "weights": "distance"} and methods[3].options == {"trials": 4}
+    assert len({m.digest() for m in methods}) == 4
+    assert methods[0].digest() == parse_methods("knn")[0].digest()  # a label changes no result
+    X, y = table
+    built = methods[1].build(np.array([False, False, True, False]), 0, 1).fit(X[:100], y[:100])
+    assert built._model[-1].n_neighbors == 3 and methods[2].build(None, 0, 1).fit(X[:100], y[:100])._model[-1].C == 0.01
+
+
+def test_absent_pretrained_baselines_say_how_to_get_them():
+    for name in ("tabicl", "tabpfn"):
+        if importlib.util.find_spec(name) is not None:
+            continue
+        with pytest.raises(MissingError, match=f"pip install {name}"):
+            Baseline(name).fit(np.eye(4), np.arange(4) % 2)
+
+
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
         ("random_forrest", 'Did you mean "random_forest"'),
-        ("a=knn", "baselines keep their own names"),
+        ("knn?n_neighbours=3", 'Did you mean "n_neighbors"'),
+        ("knn?seconds=0", "seconds is 0; give a number above 0"),
+        ("knn?trials=2.5", "whole number"),
+        ("knn?trials=2&p=1", "leave out p"),
+        ("majority?trials=2", "cannot be tuned"),
         ("knn,knn", "two methods are called"),
         ("priorax?n_estimator=2", 'Did you mean "n_estimators"'),
         ("", "no methods"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -14,10 +15,9 @@ import pytest
 from priorax.configs.errors import ConfigError
 from priorax.configs.eval import Protocol
 from priorax.eval import evaluate, evaluation_report, leaderboard, write_page
-from priorax.eval.harness import COLUMNS
 from priorax.eval.report import Section, table_html
+from priorax.eval.result import COLUMNS, TIMES
 
-TIMES = ("time_train_s", "time_warmup_s", "time_infer_s")
 FAST = "majority,logistic_regression,knn"
 
 
@@ -200,8 +200,10 @@ def test_report(small, tmp_path):
 
 def test_report_lists_problems(tmp_path):
     result = evaluate("bundled", {"broken": _Fails}, Protocol("few", folds=2), tasks=["iris"])
-    text = evaluation_report(result, tmp_path / "r.html").read_text()
+    told = {"task": "iris", "attempt": 1, "error": "OpenMLServerError: 503", "again": True}
+    text = evaluation_report(dataclasses.replace(result, server_errors=(told,)), tmp_path / "r.html").read_text()
     assert "this learner is broken" in text and "none" in text
+    assert "Servers answered wrongly 1 times" in text and "OpenMLServerError: 503" in text
 
 
 def test_tables_and_pages_escape(tmp_path):

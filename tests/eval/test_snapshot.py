@@ -45,6 +45,7 @@ def test_damage_is_noticed(files, tmp_path):
     out = tmp_path / "snap"
     prefetch(files[:2], out)
     file = out / json.loads((out / "manifest.json").read_text())["tasks"][files[0]]["table"]
+    file.chmod(0o644)  # snapshots are read-only
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="damaged"):
         load_suite(out).load(files[0])

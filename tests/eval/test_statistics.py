@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from priorax.configs.eval import PROTOCOLS, Protocol
-from priorax.eval.harness import EvalResult
+from priorax.eval.result import EvalResult
 from priorax.eval.statistics import bootstrap_mean, compare, leaderboard, mean_ranks, wins_ties_losses
 
 
@@ -94,7 +95,18 @@ def test_elo_and_improvability():
         pytest.skip("bencheval is not installed (extra eval)")
     base = np.linspace(0.5, 0.9, 8)
     board = leaderboard(result([base + 0.02 * (np.arange(8) % 3), base + 0.01, base]))
+    assert board[0]["elo_low"] <= board[0]["elo"] <= board[0]["elo_high"]
     assert board[0]["elo"] > board[-1]["elo"] and 0 <= board[0]["improvability"] < board[-1]["improvability"] < 1
+
+
+def test_elo_is_anchored_at_the_random_forest():
+    if importlib.util.find_spec("bencheval") is None:
+        pytest.skip("bencheval is not installed (extra eval)")
+    base = np.linspace(0.5, 0.9, 8)
+    r = result([base + 0.02 * (np.arange(8) % 3), base + 0.01, base])
+    rows = [row | {"method": row["method"].replace("m1", "random_forest")} for row in r.rows]
+    anchored = dataclasses.replace(r, rows=rows, methods=("m0", "random_forest", "m2"))
+    assert {row["method"]: row["elo"] for row in leaderboard(anchored)}["random_forest"] == 1000
 
 
 def test_critical_differences():

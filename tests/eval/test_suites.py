@@ -18,6 +18,8 @@ SIZES = {
     "speedrun": 38,
     "tabpfn18": 18,
     "tabpfn30": 30,
+    "held-out": 648,
+    "probes": 48,
 }
 
 

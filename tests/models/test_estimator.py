@@ -12,7 +12,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from priorax.configs.errors import DataError, MissingError, NumericalError
+from priorax.configs.errors import DataError, NumericalError
 from priorax.models import PFNClassifier, inference
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -20,6 +20,8 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def fitted(table, tiny_weights):
+def fitted(table, tiny_weights, few_programs):
     X, y = table
     return PFNClassifier(weights=tiny_weights).fit(X[:60], y[:60])
 
@@ -50,14 +52,16 @@ def test_it_has_learned_to_use_the_context(fitted, table, proba):
     np.testing.assert_allclose(proba.sum(1), 1, atol=1e-12)
 
 
-def test_a_row_gets_the_same_answer_alone_and_among_others(fitted, table, proba):
+def test_a_row_gets_the_same_answer_alone_and_among_others(fitted, table, proba, monkeypatch):
     X = table[0][60:]
     np.testing.assert_array_equal(fitted.predict_proba(X[:1]), fitted.predict_proba(X[:20])[:1])
     changed = X.copy()
     changed[1:] = 1e6
     np.testing.assert_array_equal(fitted.predict_proba(changed)[0], proba[0])
-    many = fitted.predict_proba(np.tile(X, (7, 1)))  # 630 rows: chunks of 512 and 128
-    np.testing.assert_allclose(many.reshape(7, 90, 3), np.broadcast_to(proba, (7, 90, 3)), atol=2e-6)
+    monkeypatch.setattr(inference, "QUERY_BUCKETS", (32, 128))
+    assert inference.query_chunks(180) == [128, 32, 32]
+    many = fitted.predict_proba(np.tile(X, (2, 1)))
+    np.testing.assert_allclose(many.reshape(2, 90, 3), np.broadcast_to(proba, (2, 90, 3)), atol=2e-6)
 
 
 def test_order_of_training_rows_does_not_matter(fitted, table, proba, tiny_weights):
@@ -149,12 +153,19 @@ def test_kept_contexts_change_nothing(table, tiny_weights, proba):
     assert model._live.session._encoded == {}
 
 
-def test_members_one_at_a_time_equal_members_together(table, tiny_weights, proba, monkeypatch):
+@pytest.mark.filterwarnings("ignore:12 classes")
+def test_members_together_equal_members_one_at_a_time(table, tiny_weights, fitted, proba, monkeypatch):
     X, y = table
-    monkeypatch.setattr(inference, "CPU_BUDGET", 1)
+    many = np.arange(60) % 12
+    codes = PFNClassifier(2, weights=tiny_weights).fit(X[:60], many)
+    alone = codes.predict_proba(X[60:])
+    assert fitted._live.session._group == codes._live.session._group == 1
+    monkeypatch.setattr(inference, "CPU_BUDGET", 2 << 30)
     model = PFNClassifier(weights=tiny_weights).fit(X[:60], y[:60])
     np.testing.assert_allclose(model.predict_proba(X[60:]), proba, atol=2e-6)
-    assert model._live.session._group == 1
+    codes = PFNClassifier(2, weights=tiny_weights).fit(X[:60], many)  # two codes for each of two estimators: 4 as well
+    np.testing.assert_allclose(codes.predict_proba(X[60:]), alone, atol=1e-4)
+    assert model._live.session._group == codes._live.session._group == 4
 
 
 def test_pickle_holds_no_weights_and_checks_them(fitted, table, proba, tmp_path, tiny_weights, random_weights):
@@ -187,8 +198,41 @@ def test_scikit_learn_tools(table, tiny_weights):
     calibrated = CalibratedClassifierCV(model, cv=2, method="sigmoid").fit(np.nan_to_num(X[:60]), y[:60])
     assert calibrated.predict_proba(np.nan_to_num(X[60:])).shape == (90, 3)
     np.testing.assert_allclose(
-        cross_val_score(model, X[:60], y[:60], cv=2, n_jobs=2), cross_val_score(model, X[:60], y[:60], cv=2)
+        cross_val_score(model, X[:80], y[:80], cv=2, n_jobs=2), cross_val_score(model, X[:80], y[:80], cv=2)
     )
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_through_set_output(library, table, tiny_weights):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    X, y = table
+    steps = make_pipeline(StandardScaler(), PFNClassifier(n_estimators=1, weights=tiny_weights))
+    plain = clone(steps).fit(X[:60], y[:60])
+    framed = clone(steps).set_output(transform=library).fit(X[:60], y[:60])
+    assert framed[-1].feature_names_in_.tolist() == [f"x{j}" for j in range(5)]
+    np.testing.assert_allclose(framed.predict_proba(X[60:]), plain.predict_proba(X[60:]), atol=1e-6)
+
+
+def test_the_accelerator_agrees_with_the_cpu(table, tiny_weights, tmp_path):
+    """On a CPU-only machine there is nothing to compare; see docs/testing.md for the command on a GPU. The stated
+    tolerance is that of bfloat16 activations."""
+    if jax.default_backend() == "cpu":
+        pytest.skip("no accelerator in this process: JAX_PLATFORMS=cuda,cpu python -m pytest tests/models")
+    X, y = table
+    there = PFNClassifier(weights=tiny_weights).fit(X[:60], y[:60]).predict_proba(X[60:])
+    code = (
+        "import sys, numpy as np; from priorax import PFNClassifier; d = np.load(sys.argv[1]);"
+        "p = PFNClassifier(weights=sys.argv[2]).fit(d['X'][:60], d['y'][:60]).predict_proba(d['X'][60:]);"
+        "np.save(sys.argv[3], p)"
+    )
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "d.npz", tiny_weights, tmp_path / "p.npy"], env=env, check=True
+    )
+    here = np.load(tmp_path / "p.npy")
+    np.testing.assert_allclose(there, here, atol=0.03)
+    assert (there.argmax(1) == here.argmax(1)).mean() > 0.97
 
 
 def test_shapes_share_compiled_programs(table, tiny_weights):
@@ -200,50 +244,9 @@ def test_shapes_share_compiled_programs(table, tiny_weights):
 
     use(40, 3, 10)
     before = inference._encode._cache_size(), inference._answer._cache_size()
-    for n, d, q in ((33, 2, 1), (50, 5, 31), (64, 4, 32)):
+    for n, d, q in ((33, 2, 1), (50, 5, 31), (64, 4, 64)):
         use(n, d, q)
     assert (inference._encode._cache_size(), inference._answer._cache_size()) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"n_estimators": 0}, "n_estimators is 0"),
-        ({"n_estimators": 1.5}, "n_estimators is 1.5"),
-        ({"max_context": 1}, "max_context is 1"),
-        ({"max_columns": "all"}, "max_columns is 'all'"),
-        ({"softmax_temperature": 0}, "softmax_temperature is 0"),
-        ({"numeric_transforms": ("log",)}, "choose from none, quantile, power"),
-        ({"numeric_transforms": ()}, "choose from"),
-        ({"cache_context": "yes"}, "cache_context is 'yes'"),
-        ({"categorical_features": ["colour"]}, "names 'colour'"),
-        ({"max_context": 2}, "fewer rows than the 3 classes"),
-    ],
-)
-def test_wrong_parameters(options, words, table, tiny_weights):
-    with pytest.raises(ValueError, match=words):
-        PFNClassifier(weights=tiny_weights, **options).fit(table[0][:60], table[1][:60])
-
-
-def test_wrong_input(table, tiny_weights, tmp_path):
-    sparse = pytest.importorskip("scipy.sparse")
-    X, y = table
-    model = PFNClassifier(weights=tiny_weights)
-    with pytest.raises(TypeError, match="toarray"):
-        model.fit(sparse.csr_matrix(np.nan_to_num(X)), y)
-    with pytest.raises(ValueError, match="infinity in column '2'"):
-        model.fit(np.where(np.arange(5) == 2, np.inf, X), y)
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        model.fit(X, y[:-1])
-    with pytest.raises(ValueError, match="NaN"):
-        model.fit(X[:3], [0.0, 1.0, np.nan])
-    with pytest.raises(ValueError, match="Unknown label type"):
-        model.fit(X[:, :4], np.nan_to_num(X[:, 4]) + 0.25)
-    with pytest.raises(MissingError, match="nowhere.safetensors"):
-        model.set_params(weights=tmp_path / "nowhere.safetensors").fit(X, y)
-    (tmp_path / "bad.safetensors").write_bytes(pickle.dumps({"weights": 1}))
-    with pytest.raises(DataError, match="bad.safetensors"):
-        model.set_params(weights=tmp_path / "bad.safetensors").fit(X, y)
 
 
 def test_nan_in_logits_raises(table, tiny_weights):
@@ -267,8 +270,8 @@ socket.socket.connect = socket.socket.bind = socket.create_connection = refuse
 from sklearn.datasets import load_iris
 from priorax import PFNClassifier
 X, y = load_iris(return_X_y=True)
-model = PFNClassifier(weights={str(tiny_weights)!r}).fit(X[::2], y[::2])
-assert model.score(X[1::2], y[1::2]) > 0.6
+model = PFNClassifier(1, weights={str(tiny_weights)!r}).fit(X[::3], y[::3])
+assert model.score(X[1::3], y[1::3]) > 0.6
 assert not [m for m in ("polars", "matplotlib", "openml", "torch") if m in sys.modules]
 import jax; print(jax.config.jax_compilation_cache_dir)
 """
@@ -285,4 +288,4 @@ def test_no_warnings_on_ordinary_data(tiny_weights):
     X, y = load_iris(return_X_y=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PFNClassifier(weights=tiny_weights).fit(X[::2], y[::2]).predict(X)
+        PFNClassifier(weights=tiny_weights).fit(X[::3], y[::3]).predict(X)

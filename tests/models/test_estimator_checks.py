@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from priorax.models import PFNClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
+pytestmark = pytest.mark.usefixtures("few_programs")
+LEAST_ROWS = 256  # the largest table of the checks
 TINY = str(Path(__file__).parent / "tiny.safetensors")
 
 

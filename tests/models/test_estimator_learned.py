@@ -10,6 +10,9 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine, make_blob
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+pytestmark = pytest.mark.usefixtures("few_programs")
+LEAST_ROWS = 256  # contexts of 256 rows and up to 16 columns: two programs for all of these tables
+
 
 @pytest.fixture(scope="module", autouse=True)
 def shipped():
@@ -32,6 +35,7 @@ def test_small_real_sets():
     scores = []
     for load in (load_breast_cancer, load_wine, load_iris):
         X, y = load(return_X_y=True)
+        X, y = X[:384, :16], y[:384]
         scores.append(auc(y, out_of_fold(X, y)))
     assert min(scores) > 0.95 and np.mean(scores) > 0.975
 
@@ -40,7 +44,7 @@ def test_missing_values_and_noise_columns_cost_little():
     X, y = load_wine(return_X_y=True)
     rng = np.random.default_rng(0)
     X = np.where(rng.random(X.shape) < 0.2, np.nan, X)
-    X = np.concatenate([X, rng.normal(size=(len(X), 5))], axis=1)
+    X = np.concatenate([X, rng.normal(size=(len(X), 3))], axis=1)
     assert auc(y, out_of_fold(X, y, n_estimators=2)) > 0.95
 
 
@@ -55,7 +59,7 @@ def test_categories_are_used():
 
 
 def test_probabilities_are_honest():
-    X, y = make_blobs(600, centers=3, cluster_std=4.0, random_state=1)
+    X, y = make_blobs(384, centers=3, cluster_std=4.0, random_state=1)
     p = out_of_fold(X, y)
     confidence, right = p.max(1), p.argmax(1) == y
     assert abs(confidence.mean() - right.mean()) < 0.06

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -62,8 +63,50 @@ def test_combine_by_hand():
     plain = Member(np.arange(1), np.arange(1), np.array([1, 0, 2]), np.ones(3, bool), 3, "none")
     rest = Member(np.arange(1), np.arange(1), np.array([0, 1, 1]), np.array([True, False, False]), 2, "none")
     p = combine([plain, rest], [np.array([[0.2, 0.5, 0.3]]), np.array([[0.9, 0.1]])])
-    raw = np.array([(0.5 + 0.9) / 2, 0.2, 0.3])
-    np.testing.assert_allclose(p[0], raw / raw.sum())
+    # The second member says nothing about b against c, so the first decides how their share is dealt out; the shares
+    # themselves maximise log-likelihood: p(a) is the mean of what both say.
+    a = (0.5 + 0.9) / 2
+    np.testing.assert_allclose(p[0], [a, (1 - a) * 0.4, (1 - a) * 0.6], atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.integers(3, 25), st.integers(3, 10))
+def test_codes_give_back_what_all_members_agree_on(seed, n_classes, alphabet):
+    """If every member's answer is the true distribution summed over its symbols, the true distribution comes out."""
+    rng = np.random.default_rng(seed)
+    members, _ = plan_members(
+        2, np.arange(n_classes), 2, Limits(n_classes, 5, alphabet), np.random.RandomState(seed), ("none",)
+    )
+    truth = rng.dirichlet(np.full(n_classes, 0.7), size=3)
+    said = [np.stack([truth[:, m.symbol == s].sum(1) for s in range(m.n_symbols)], axis=1) for m in members]
+    p = combine(members, said)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(p, truth, atol=1e-3)
+
+
+def test_members_that_share_nothing_are_averaged():
+    rng = np.random.default_rng(0)
+    order = rng.permutation(4)
+    plain = Member(np.arange(1), np.arange(1), np.arange(4), np.ones(4, bool), 4, "none")
+    moved = Member(np.arange(1), np.arange(1), order, np.ones(4, bool), 4, "none")
+    a, b = rng.dirichlet(np.ones(4), size=(2, 5))
+    np.testing.assert_allclose(combine([plain, moved], [a, b]), (a + b[:, order]) / 2)
+
+
+def test_a_larger_ensemble_begins_with_the_smaller_one():
+    y = np.arange(60) % 13
+    for limits in (Limits(100, 50, 20), Limits(40, 50, 20), Limits(100, 3, 20), Limits(100, 50, 10)):
+        few, many = (plan_members(n, y, 7, limits, np.random.RandomState(3))[0] for n in (3, 6))
+        for a, b in zip(few, many, strict=False):
+            for name in ("columns", "rows", "symbol", "own"):
+                np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_more_classes_than_context_rows():
+    y = np.arange(300) % 60
+    members, _ = plan_members(1, y, 2, Limits(30, 10, 10), np.random.RandomState(0))
+    for m in members:
+        assert len(m.rows) == 30 and set(m.symbol[y[m.rows]]) == set(range(m.n_symbols))
 
 
 def test_buckets():
@@ -77,20 +120,22 @@ def test_buckets():
         assert set(chunks) <= set(inference.QUERY_BUCKETS) and 0 <= waste and (waste < 32 or waste <= chunks[-1] / 2)
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_more_classes_than_the_network_has(tiny_weights):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(14, 4)) * 4
-    y = np.arange(280) % 14
-    X = centres[y] + rng.normal(size=(280, 4)) * 0.5
+    y = np.arange(112) % 14
+    X = centres[y] + rng.normal(size=(112, 4)) * 0.5
     model = PFNClassifier(weights=tiny_weights)
     with pytest.warns(LimitWarning, match="14 classes, these weights handle 10 at a time: 8 passes"):
-        model.fit(X[:140], y[:140])
-    p = model.predict_proba(X[140:])
+        model.fit(X[:56], y[:56])
+    p = model.predict_proba(X[56:])
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
-    assert p.shape == (140, 14)
-    assert (p.argmax(1) == y[140:]).mean() > 0.35  # guessing: 0.07
+    assert p.shape == (56, 14)
+    assert (p.argmax(1) == y[56:]).mean() > 0.35  # guessing: 0.07
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_more_columns_and_rows_than_the_limits(tiny_weights):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(150, 19))
@@ -114,12 +159,60 @@ def test_limits_come_from_the_weights(random_weights):
 
 def test_impossible_memory_is_refused_before_running(tiny_weights, monkeypatch):
     monkeypatch.setattr(inference, "total_memory", lambda: 1_000_000)
-    model = PFNClassifier(weights=tiny_weights).fit(np.eye(40), np.arange(40) % 2)
-    with pytest.raises(MemoryLimitError, match="40 context rows x 40 columns.*Lower max_context"):
-        model.predict(np.eye(40))
+    with pytest.raises(MemoryLimitError, match="40 context rows x 40 columns.*Lower max_co"):
+        PFNClassifier(weights=tiny_weights).fit(np.eye(40), np.arange(40) % 2)
 
 
-def test_attention_column_by_column_is_the_same(monkeypatch):
+@pytest.mark.parametrize(("rows", "columns", "cause"), [(1500, 8, "1,500 context rows"), (40, 90, "90 columns")])
+def test_memory_errors_name_the_cause(rows, columns, cause, tiny_weights, monkeypatch):
+    cfg = inference.get_engine(tiny_weights).cfg
+    need = inference.estimate_memory(cfg, inference.context_bucket(rows), inference.column_bucket(columns), 512).total
+    monkeypatch.setattr(inference, "total_memory", lambda: need - 1)
+    with pytest.raises(MemoryLimitError, match=f"GB needed.*Cause: {cause}"):
+        inference.check_memory(cfg, rows, columns)
+    monkeypatch.setattr(inference, "total_memory", lambda: need)
+    monkeypatch.setattr(inference, "free_memory", lambda: need - 1)
+    with pytest.warns(LimitWarning, match=f"GB free.*Cause: {cause}"):
+        inference.check_memory(cfg, rows, columns)
+
+
+def test_memory_of_the_machine_is_known():
+    if not os.path.exists("/proc/meminfo"):
+        pytest.skip("this system does not say")
+    assert 0 < inference.free_memory() <= inference.total_memory()
+
+
+def test_the_estimate_is_above_what_the_compiler_says(tiny_weights):
+    """XLA's own account of the largest program, encoding the context, against the estimate."""
+    import jax
+    import jax.numpy as jnp
+
+    engine = inference.get_engine(tiny_weights)
+    rows, columns = 256, 8
+
+    def shape(*size, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(size, dtype)
+
+    program = inference._encode.lower(
+        engine.cfg, engine._params, shape(1, rows, columns, dtype=jnp.float32), shape(1, rows), shape(1), shape(1),
+        shape(1), shape(1, columns, dtype=jnp.bool_),
+    ).compile()  # fmt: skip
+    used = program.memory_analysis()
+    used = used.temp_size_in_bytes + used.output_size_in_bytes
+    assert 0.2 * inference.estimate_memory(engine.cfg, rows, columns, 512).total < used
+    assert used < inference.estimate_memory(engine.cfg, rows, columns, 32).total
+
+
+def test_the_estimator_tells_its_memory(tiny_weights):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    found = PFNClassifier(2, weights=tiny_weights).fit(X, np.arange(60) % 2).estimate_memory()
+    assert found["one_member"] == found["cache"] + found["activations"] + found["scores"]
+    assert found["kept"] == 2 * found["cache"] > 0
+
+
+@pytest.mark.parametrize("limit", [10, 100])
+def test_attention_in_pieces_is_the_same(limit, monkeypatch):
+    """Column by column, and blocks of rows within a column: 5 rows, 7 keys, 2 tasks, 2 heads make 140 scores a column."""
     import jax
     from priorax.models import attention
 
@@ -128,17 +221,39 @@ def test_attention_column_by_column_is_the_same(monkeypatch):
         for key, rows in zip(jax.random.split(jax.random.key(0), 3), (5, 7, 7), strict=True)
     )
     lengths, factor = np.array([7, 4], np.int32), np.ones((2, 2), np.float32)
+
+    def total(q, k, v):
+        return (attention.row_attention(q, k, v, lengths, factor, "xla") ** 2).sum()
+
     want = attention.row_attention(q, k, v, lengths, factor, "xla")
-    monkeypatch.setattr(attention, "MAX_SCORES", 10)
+    slopes = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+    monkeypatch.setattr(attention, "MAX_SCORES", limit)
     np.testing.assert_allclose(attention.row_attention(q, k, v, lengths, factor, "xla"), want, atol=1e-6)
+    for found, slope in zip(jax.grad(total, argnums=(0, 1, 2))(q, k, v), slopes, strict=True):
+        np.testing.assert_allclose(found, slope, atol=1e-5)
+
+
+def test_attention_over_columns_in_blocks_of_rows_is_the_same(monkeypatch):
+    import jax
+    from priorax.models import attention
+
+    q, k, v = (jax.random.normal(key, (2, 11, 4, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    lengths = np.array([4, 2], np.int32)
+    want = attention.feature_attention(q, k, v, lengths, 2)
+    monkeypatch.setattr(attention, "LONG", 4)
+    monkeypatch.setattr(attention, "MAX_SCORES", 200)
+    np.testing.assert_allclose(attention.feature_attention(q, k, v, lengths, 2), want, atol=1e-6)
 
 
 def test_memory_estimate_grows_with_every_size():
     cfg = ModelConfig()
-    base = inference.estimate_bytes(cfg, 512, 32, 512)
+    def estimate_bytes(*sizes):
+        return inference.estimate_memory(cfg, *sizes).total
+
+    base = estimate_bytes(512, 32, 512)
     assert base > inference.cache_bytes(cfg, 512, 32)
     for bigger in ((1024, 32, 512), (512, 64, 512), (512, 32, 2048)):
-        assert inference.estimate_bytes(cfg, *bigger) > base
+        assert estimate_bytes(*bigger) > base
 
 
 @pytest.mark.parametrize("kind", ["quantile", "power"])

@@ -78,6 +78,15 @@ def test_empty_and_unfinished_folders_are_no_checkpoints(pair, state, tmp_path):
     assert restore_latest(tmp_path / "c", state, pytest.fail).step == 12
 
 
+def test_damaged_later_steps_do_not_outlast_what_is_saved_after_them(pair, state, tmp_path):
+    shutil.copytree(pair, tmp_path / "c")
+    for step in (12, 16):
+        (tmp_path / "c" / f"step-{step:09d}").mkdir()
+    save_checkpoint(tmp_path / "c", dataclasses.replace(state, step=np.int32(10)), {}, keep=1)
+    assert [step for step, _ in list_checkpoints(tmp_path / "c")] == [10]
+    assert restore_latest(tmp_path / "c", state, pytest.fail).step == 10
+
+
 def test_none_at_all_and_none_intact_differ(pair, state, tmp_path):
     assert restore_latest(tmp_path / "nothing", state, pytest.fail) is None
     shutil.copytree(pair, tmp_path / "c")

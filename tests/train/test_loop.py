@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 
@@ -94,6 +95,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(toy, finished, tmp_path, 
     assert not list((out / "checkpoints").glob(".tmp-*"))
 
 
+@pytest.mark.slow  # a compilation of its own
 def test_eight_devices_learn_what_one_learns(finished, tmp_path, start_toy):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     process = start_toy(tmp_path / "run", XLA_FLAGS=flags.strip())
@@ -106,8 +108,6 @@ def test_eight_devices_learn_what_one_learns(finished, tmp_path, start_toy):
 
 
 def test_resuming_a_finished_run_changes_nothing(toy, finished, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     before = (out / "model.safetensors").read_bytes()
@@ -132,8 +132,9 @@ def test_a_directory_is_not_mistaken_for_another_run(toy, finished, tmp_path):
         pretrain(toy.RECIPE, tmp_path / "new", seed=toy.RECIPE.train.validation_seed, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_time_limit_sets_the_horizon_and_ends_the_decay(toy, tmp_path):
-    train = dataclasses.replace(toy.RECIPE.train, steps=None, decay=0.5, final_rate=0.02, checkpoint_steps=10_000)
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10_000)
     recipe = dataclasses.replace(toy.RECIPE, train=train)
     result = pretrain(recipe, tmp_path / "run", time_limit=15, quiet=True, sampler_factory=toy.linear_tasks)
     records = _records(tmp_path / "run")
@@ -143,6 +144,49 @@ def test_a_time_limit_sets_the_horizon_and_ends_the_decay(toy, tmp_path):
         assert trained[-1]["learning_rate"] < 0.1 * train.learning_rate
     assert max(r["learning_rate"] for r in trained) == pytest.approx(train.learning_rate)
     assert result.seconds < 60
+
+
+def test_a_full_disk_ends_the_run_with_a_reason_and_costs_one_checkpoint(toy, finished, tmp_path, start_toy):
+    out = tmp_path / "run"
+    process = start_toy(out, "--full-from", 12)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert "could not write a checkpoint" in errors and "the run is saved up to step 8" in errors
+    assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [4, 8]
+    assert not list((out / "checkpoints").glob(".tmp-*"))
+    result = pretrain(toy.RECIPE, out, resume=True, quiet=True, sampler_factory=toy.linear_tasks)
+    assert result.resumed_from == 8
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_only(toy, finished, tmp_path):
+    """Half a file, and a folder with nothing in it, as a machine that lost its power leaves them."""
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    newest = list_checkpoints(out / "checkpoints")[-1][1]
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    (out / "checkpoints" / "step-000000028").mkdir()
+    result = pretrain(toy.RECIPE, out, resume=True, quiet=True, sampler_factory=toy.linear_tasks)
+    assert result.resumed_from == 20 and result.steps == 24
+    assert [step for step, _ in list_checkpoints(out / "checkpoints")] == [16, 20, 24]
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
+    assert (out / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_cost_nothing_but_time(toy, finished, tmp_path, start_toy):
+    import time
+
+    out, rng = tmp_path / "run", np.random.default_rng()
+    for _ in range(10):  # while starting, compiling, training, saving, validating
+        process = start_toy(out, "--resume", "--delay", 0.1)
+        time.sleep(rng.uniform(0.5, 12))
+        process.kill()
+        process.wait()
+    process = start_toy(out, "--resume")
+    assert process.wait(timeout=300) == 0, process.stderr.read()
+    assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
 
 
 @pytest.mark.slow
@@ -163,6 +207,7 @@ def test_a_kill_in_the_middle_of_a_save_loses_one_checkpoint_at_most(toy, finish
     assert toy.digest(_final(toy, out).state) == toy.digest(_final(toy, finished[0]).state)
 
 
+@pytest.mark.slow  # compiles the sampler; the demo's test runs the same recipe
 def test_the_smoke_recipe_runs_on_the_real_prior(run_python, tmp_path):
     code = (
         "import sys; from priorax.train import load_recipe, pretrain;"

@@ -48,6 +48,7 @@ def test_measuring_changes_nothing_and_reads_the_average(toy, dispatch):
     assert np.isfinite(numbers["roc_auc"]).all() and dispatch._cache_size() == 1
 
 
+@pytest.mark.slow  # a compilation of its own
 def test_gradients_in_pieces_equal_gradients_at_once(toy, dispatch):
     whole = dataclasses.replace(toy.RECIPE, train=dataclasses.replace(toy.RECIPE.train, microbatch=None))
     at_once = make_dispatch(whole, whole.shapes[0], None, toy.linear_tasks, jax.devices()[:1])
@@ -77,6 +78,7 @@ def test_a_step_that_is_not_finite_is_a_bitwise_no_op(toy, kind):
     assert toy.digest(again.params) != toy.digest(after.params)
 
 
+@pytest.mark.slow  # a compilation of its own
 def test_too_many_bad_steps_end_the_run_and_name_the_checkpoint(toy, tmp_path):
     def poisoned(prior, shape, tasks):
         good = toy.linear_tasks(prior, shape, tasks)

@@ -1,6 +1,6 @@
 """A prior that anyone can learn in seconds, and a run of it as a program, for tests that kill or signal a process.
 
-    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS]
+    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS] [--full-from STEP] [--team PORT,PROCESSES,ID]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -29,6 +31,7 @@ RECIPE = Recipe(
         validation_tasks=32, learning_rate=1e-2, adam_learning_rate=1e-2,
     ),
 )  # fmt: skip
+
 
 def linear_tasks(prior: object, shape: TableShape, tasks: int):
     """Two classes, split at the median of a random direction."""
@@ -55,6 +58,7 @@ def linear_tasks(prior: object, shape: TableShape, tasks: int):
 
     return sampler
 
+
 def digest(tree: object) -> str:
     """SHA-256 over all leaves of a tree of arrays, bit for bit."""
     sha = hashlib.sha256()
@@ -63,24 +67,39 @@ def digest(tree: object) -> str:
         sha.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return sha.hexdigest()
 
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--steps", type=int, default=RECIPE.train.steps)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to wait after each record, to be killed in")
+    parser.add_argument("--full-from", type=int, help="step from which no file can grow past 4 KB, as on a full disk")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", type=int, default=RECIPE.shapes[0].tasks)
+    parser.add_argument("--team", help="PORT,PROCESSES,ID: one of several processes on this machine")
     args = parser.parse_args()
-    from priorax.train import pretrain
+    from priorax.train import join, leave, pretrain
 
-    recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, steps=args.steps))
+    if args.team:
+        port, processes, index = map(int, args.team.split(","))
+        join(f"127.0.0.1:{port}", processes, index, timeout=float(os.environ.get("TOY_TIMEOUT", "300")))
+    shape = dataclasses.replace(RECIPE.shapes[0], tasks=args.tasks)
+    recipe = dataclasses.replace(RECIPE, shapes=(shape,), train=dataclasses.replace(RECIPE.train, steps=args.steps))
 
     def log(record: dict) -> None:
         print(json.dumps({"step": record["step"]}), flush=True)
+        if record["step"] == args.full_from:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         time.sleep(args.delay)
 
-    result = pretrain(recipe, args.out, resume=args.resume, log=log, quiet=True, sampler_factory=linear_tasks)
+    result = pretrain(
+        recipe, args.out, seed=args.seed, resume=args.resume, log=log, quiet=True, sampler_factory=linear_tasks
+    )
     told = {"done": result.steps, "interrupted": result.interrupted, "from": result.resumed_from}
-    print(json.dumps(told), flush=True)
+    print(json.dumps(told | {"validation": result.validation["loss"]}), flush=True)
+    leave()
+
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,76 @@
+"""What changed between two evaluations of the same data sets under the same protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..configs.errors import DataError
+from .metrics import HIGHER_IS_BETTER
+from .result import EvalResult
+from .statistics import TIE, bootstrap_mean
+
+COMPARED = ("roc_auc", "log_loss", "accuracy")
+
+
+def changes(new: EvalResult, old: EvalResult, metrics: tuple[str, ...] = COMPARED, seed: int = 0) -> dict[str, Any]:
+    """Compares two evaluations, method by method, over the data sets both finished.
+
+    Methods are matched by name; the first method of each side is matched too when the names differ, since a network is
+    often named after its weights.
+
+    Returns:
+      ``methods``: one row per pair and metric: method, before (its name there), metric, mean_before, mean_now,
+      difference (in the metric's own direction: positive is better now), ci_low, ci_high (95 %, paired bootstrap over
+      data sets), better, equal, worse (data sets), data_sets. ``sets``: one row per pair and data set: method, data,
+      before, now, difference, by the first metric.
+
+    Raises:
+      DataError: other protocol or seed (the splits differ, so nothing is paired), or no data set in common.
+    """
+    if dataclasses.asdict(new.protocol) != dataclasses.asdict(old.protocol) or new.seed != old.seed:
+        raise DataError(
+            f"{old.out} was evaluated under protocol {old.protocol.name} with seed {old.seed}, this one under "
+            f"{new.protocol.name} with seed {new.seed}: other splits, so the scores cannot be compared"
+        )
+    tasks = [task for task in new.tasks if task in old.tasks]
+    pairs = [(method, method) for method in new.methods if method in old.methods]
+    if new.methods[0] not in old.methods and old.methods[0] not in new.methods:
+        pairs.insert(0, (new.methods[0], old.methods[0]))
+    if not tasks or not pairs:
+        raise DataError(f"{old.out} has no {'data set' if not tasks else 'method'} in common with this evaluation")
+    here, there = [new.tasks.index(t) for t in tasks], [old.tasks.index(t) for t in tasks]
+    rows, sets = [], []
+    for metric in metrics:
+        now_table, old_table = new.table(metric)[:, here], old.table(metric)[:, there]
+        sign = 1.0 if metric in HIGHER_IS_BETTER else -1.0
+        for name, before_name in pairs:
+            now, before = now_table[new.methods.index(name)], old_table[old.methods.index(before_name)]
+            both = np.isfinite(now) & np.isfinite(before)
+            gain = sign * (now - before)[both]
+            low, high = bootstrap_mean(gain, seed)
+            rows.append(
+                {
+                    "method": name,
+                    "before": before_name,
+                    "metric": metric,
+                    "mean_before": float(before[both].mean()) if both.any() else float("nan"),
+                    "mean_now": float(now[both].mean()) if both.any() else float("nan"),
+                    "difference": float(gain.mean()) if both.any() else float("nan"),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "better": int((gain > TIE).sum()),
+                    "equal": int((np.abs(gain) <= TIE).sum()),
+                    "worse": int((gain < -TIE).sum()),
+                    "data_sets": int(both.sum()),
+                }
+            )
+            if metric == metrics[0]:
+                sets += [
+                    {"method": name, "data": new.names.get(t, t), "before": float(b), "now": float(n),
+                     "difference": float(sign * (n - b))}
+                    for t, n, b, ok in zip(tasks, now, before, both, strict=True) if ok
+                ]  # fmt: skip
+    return {"methods": rows, "sets": sets}

@@ -1,0 +1,103 @@
+"""Finished work on disk, so that a killed evaluation goes on where it was.
+
+One file per method, task and split, written whole or not at all: ``cells/METHOD/TASK/rREPEATfFOLD.npz`` (``...sSHOTS``
+on learning curves). It holds the predictions and everything measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..configs.errors import ConfigError
+from ..configs.files import replacing, write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method on one split: what was measured, class codes i64[q], probabilities f64[q, K]."""
+
+    meta: dict[str, Any]
+    y: np.ndarray
+    p: np.ndarray
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Repeat, fold, shots."""
+        return self.meta["repeat"], self.meta["fold"], self.meta.get("shots", 0)
+
+
+class Store:
+    """The folder of an evaluation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def claim(self, identity: Mapping[str, Any]) -> None:
+        """Binds the folder to one evaluation; raises ConfigError if it belongs to another."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "evaluation.json"
+        text = json.dumps(identity, indent=1, sort_keys=True)
+        if path.exists():
+            if json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
+                raise ConfigError(
+                    f"{self.folder} holds the results of another suite, protocol or seed (see {path.name}). "
+                    "Use another folder, or delete this one."
+                )
+            return
+        write_text(path, text + "\n")
+
+    def put(self, meta: dict[str, Any], y: np.ndarray, p: np.ndarray) -> None:
+        """Stores a cell."""
+        shots = f"s{meta['shots']}" if meta.get("shots") else ""
+        path = self._at(meta["method"], meta["task"]) / f"r{meta['repeat']}f{meta['fold']}{shots}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, meta=json.dumps(meta), y=y.astype(np.int32), p=p.astype(np.float32))
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    def cells(self, method: str, task: str) -> Iterator[Cell]:
+        """Stored cells; damaged files are passed over and so computed again."""
+        for path in sorted(self._at(method, task).glob("r*f*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as held:
+                    yield Cell(json.loads(str(held["meta"])), held["y"].astype(np.int64), held["p"].astype(np.float64))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                continue
+
+    def add_server_error(self, fields: Mapping[str, Any]) -> None:
+        """Appends one server error to ``server_errors.jsonl``."""
+        with open(self.folder / "server_errors.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(fields, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def server_errors(self) -> Iterator[dict[str, Any]]:
+        """Server errors so far, those of interrupted runs included."""
+        path = self.folder / "server_errors.jsonl"
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue  # cut off by a kill
+
+    def _at(self, method: str, task: str) -> Path:
+        return self.folder / "cells" / _slug(method) / _slug(task)
+
+
+def _slug(text: str) -> str:
+    """A file name that no other text shares."""
+    plain = re.sub(r"[^\w.\-]+", "_", text)[:60]
+    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"

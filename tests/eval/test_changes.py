@@ -1,0 +1,66 @@
+"""Two evaluations side by side: pairs, signs, and what cannot be compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from priorax.configs.errors import DataError, MissingError
+from priorax.configs.eval import Protocol
+from priorax.eval import changes, evaluate, evaluation_report, load_result
+
+FEW = Protocol("few", folds=2)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("changes")
+    old = evaluate("bundled", ["net=majority", "knn"], FEW, out / "old", tasks=["iris", "wine"])
+    new = evaluate("bundled", ["other=logistic_regression", "knn", "majority"], FEW, out / "new", tasks=["wine", "iris"])
+    return new, old
+
+
+def test_a_stored_result_is_the_result(two):
+    new, old = two
+    again = load_result(old.out)
+    assert (again.methods, again.tasks, again.protocol, again.seed) == (old.methods, old.tasks, old.protocol, old.seed)
+    for metric in ("roc_auc", "log_loss"):
+        np.testing.assert_array_equal(again.table(metric), old.table(metric))
+    assert changes(new, again) == changes(new, old)
+
+
+def test_pairs_and_signs(two):
+    new, old = two
+    found = changes(new, old)
+    rows = {(row["method"], row["metric"]): row for row in found["methods"]}
+    assert set(rows) == {(m, k) for m in ("other", "knn") for k in ("roc_auc", "log_loss", "accuracy")}
+    for metric in ("roc_auc", "log_loss", "accuracy"):
+        same, network = rows["knn", metric], rows["other", metric]
+        assert (same["difference"], same["better"], same["equal"], same["worse"]) == (0, 0, 2, 0)
+        assert network["before"] == "net" and network["difference"] > 0 and network["better"] == 2  # better either way
+        assert network["ci_low"] <= network["difference"] <= network["ci_high"]
+    assert rows["other", "log_loss"]["mean_now"] < rows["other", "log_loss"]["mean_before"]
+    assert len(found["sets"]) == 4 and {row["data"] for row in found["sets"]} == {"iris", "wine"}
+
+
+def test_what_cannot_be_compared(two, tmp_path):
+    _new, old = two
+    with pytest.raises(DataError, match="other splits"):
+        changes(evaluate("bundled", "knn", FEW, tasks=["iris"], seed=1), old)
+    with pytest.raises(DataError, match="other splits"):
+        changes(evaluate("bundled", "knn", Protocol("few", folds=3), tasks=["iris"]), old)
+    with pytest.raises(DataError, match="no data set in common"):
+        changes(evaluate("bundled", "knn", FEW, tasks=["breast_cancer"]), old)
+    with pytest.raises(MissingError, match="no folder"):
+        load_result(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no finished evaluation"):
+        load_result(tmp_path)
+    (tmp_path / "evaluation.json").write_text((old.out / "evaluation.json").read_text())
+    with pytest.raises(DataError, match="did not finish"):
+        load_result(tmp_path)
+
+
+def test_changes_in_the_report(two, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    new, old = two
+    text = evaluation_report(new, tmp_path / "r.html", compared=changes(new, old)).read_text()
+    assert "Against the earlier evaluation" in text and "other (was net)" in text

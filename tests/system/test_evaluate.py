@@ -1,0 +1,108 @@
+"""`priorax evaluate` from outside: kill and resume, several processes, thresholds, comparisons, snapshots."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from priorax.cli import main
+from priorax.eval import evaluate
+
+pytest.importorskip("pyarrow", reason="results are read back as Parquet")
+CLASSIC = ["evaluate", "--model", "none", "--baselines", "majority,knn,logistic_regression", "--tasks", "iris", "wine"]
+CLOCK = {"time_train_s", "time_warmup_s", "time_infer_s", "memory_mb"}
+
+
+def run(capsys, *args):
+    code = main([str(a) for a in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def rows(folder):
+    """The results but for what a clock or the system measured; NaN as text, so that it equals itself."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
+    return [{k: str(v) for k, v in row.items() if k not in CLOCK} for row in table]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, capsys):
+    """SIGKILL to the whole process group while two workers are at it; then --resume."""
+    args = [*CLASSIC, "breast_cancer", "--protocol", "repeated", "--jobs", "2"]
+    assert run(capsys, *args, "--out", tmp_path / "whole", "--quiet")[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "priorax", *args, "--out", str(tmp_path / "cut"), "--log", "json"],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if json.loads(line)["event"] == "eval.task":
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "cut" / "results.parquet").exists(), "nothing was left to resume"
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "cells").rglob("*.npz")}
+    assert cells
+    assert run(capsys, *args, "--out", tmp_path / "cut", "--quiet")[0] == 2  # not empty: say what you want
+    assert run(capsys, *args, "--out", tmp_path / "cut", "--resume", "--quiet")[0] == 0
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in cells.items())  # finished work was kept
+
+
+def test_thresholds_in_both_directions(tmp_path, capsys):
+    args = ["evaluate", "--model", "none", "--baselines", "knn", "--tasks", "iris", "--quiet"]
+    assert run(capsys, *args, "--fail-under", "roc_auc=0.9", "--fail-under", "brier=0.5")[0] == 0
+    code, _, err = run(capsys, *args, "--fail-under", "brier=0.001")
+    assert code == 7 and "mean brier of knn" in err
+    code, _, err = run(capsys, *args, "--fail-under", "f1=0.9")
+    assert code == 2 and "roc_auc, roc_auc_ovo, log_loss" in err
+    code, _, err = run(capsys, "evaluate", "--model", "none", "--baselines", "none")
+    assert code == 2 and "nothing to evaluate" in err
+
+
+def test_comparison_with_an_earlier_folder(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the report needs matplotlib")
+    base = ["evaluate", "--model", "none", "--tasks", "iris", "wine", "--quiet"]
+    evaluate("bundled", "knn", out=tmp_path / "a", tasks=["iris", "wine"])
+    code, out, _ = run(
+        capsys, *base, "--baselines", "best=logistic_regression,knn", "--compare-with", tmp_path / "a", "--out", tmp_path / "b"
+    )
+    assert code == 0 and "knn, roc_auc" in out and "equal on 2" in out
+    assert "Against the earlier evaluation" in (tmp_path / "b" / "report.html").read_text()
+    code, out, _ = run(capsys, *base, "--baselines", "knn", "--compare-with", tmp_path / "a", "--json")
+    assert code == 0 and {row["equal"] for row in json.loads(out)["compared"]["methods"]} == {2}
+    code, _, err = run(capsys, *base, "--baselines", "knn", "--seed", "1", "--compare-with", tmp_path / "a")
+    assert code == 3 and "other splits" in err
+    code, _, err = run(capsys, *base, "--baselines", "knn", "--compare-with", tmp_path / "nowhere")
+    assert code == 4 and "no folder" in err
+
+
+def test_tuned_baselines_join_their_defaults(capsys):
+    code, out, _ = run(
+        capsys, "evaluate", "--model", "none", "--baselines", "knn,majority", "--tune", "0.2s", "--tasks", "iris", "--json"
+    )
+    assert code == 0 and list(json.loads(out)["roc_auc"]) == ["knn", "majority", "knn tuned"]
+
+
+def test_prefetch(tmp_path, capsys):
+    code, _, err = run(capsys, "evaluate", "--prefetch")
+    assert code == 2 and "--out" in err
+    (tmp_path / "a.csv").write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(30)) + "\n")
+    suite = f"{tmp_path / 'a.csv'},{tmp_path / 'b.csv'}"
+    code, out, err = run(capsys, "evaluate", "--suite", suite, "--prefetch", "--out", tmp_path / "snap", "--quiet")
+    assert code == 4 and "1 of 2 tasks are missing" in err and "no data file" in out
+    (tmp_path / "a.csv").rename(tmp_path / "b.csv")
+    code, out, _ = run(capsys, "evaluate", "--suite", suite, "--prefetch", "--out", tmp_path / "snap", "--resume", "--json")
+    assert code == 0 and json.loads(out)["tasks"] == 2 and json.loads(out)["server_errors"] == []
+    (tmp_path / "b.csv").unlink()
+    code, out, _ = run(
+        capsys, "evaluate", "--suite", tmp_path / "snap", "--model", "none", "--baselines", "knn", "--json", "--quiet"
+    )
+    assert code == 0 and json.loads(out)["skipped"] == [] and len(json.loads(out)["roc_auc"]["knn"]) == 2

@@ -1,0 +1,163 @@
+"""The directory of a run: what it must hold, what may go on in it, and everything that is written there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ..configs.errors import ConfigError
+from ..configs.files import write_text
+from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
+from ..configs.prior import PriorConfig
+from ..configs.recipe import Recipe
+from ..models.weights import save_weights
+from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint
+from .logs import MetricsFile
+from .state import TrainState
+
+WEIGHTS = "model.safetensors"
+_MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps")
+
+
+class RunDirectory:
+    """Files of one run, written by one process.
+
+    Args:
+      out: the directory; made by `open`.
+      recipe, prior, seed: of the run.
+    """
+
+    def __init__(self, out: Path, recipe: Recipe, prior: PriorConfig, seed: int):
+        self.out, self.recipe, self.prior, self.seed = out, recipe, prior, seed
+        self.checkpoints = out / "checkpoints"
+        self._metrics: MetricsFile | None = None
+
+    def open(self, resume: bool) -> bool:
+        """Makes the directory ready and writes config.yaml, prior.yaml and env.json.
+
+        Returns:
+          Whether ``train.time_limit`` differs from that of the session before.
+
+        Raises:
+          ConfigError: the directory holds another run, or one and ``resume`` is false.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        config, replanned = self.out / "config.yaml", False
+        if list_checkpoints(self.checkpoints) and not resume:
+            raise ConfigError(f"{self.out} already holds a run; resume it (--resume) or choose another directory")
+        if resume and config.is_file():
+            before = load_yaml(config, Recipe)
+            if _essence(before) != _essence(self.recipe):
+                key = _first_difference(to_dict(_neutral(before)), to_dict(_neutral(self.recipe)))
+                raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
+            replanned = before.train.time_limit != self.recipe.train.time_limit
+        write_text(config, to_yaml(self.recipe))
+        write_text(self.out / "prior.yaml", to_yaml(self.prior))
+        if not (self.out / "env.json").is_file():
+            write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
+        return replanned
+
+    def restore(self, like: TrainState, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest intact checkpoint, or None when there is none yet.
+
+        Raises:
+          ConfigError: it belongs to another seed or prior.
+          DataError: none is intact.
+        """
+        found = restore_latest(self.checkpoints, like, say)
+        if found is None:
+            say(f"no checkpoint in {self.checkpoints} yet: starting from step 0")
+            return None
+        if found.meta["seed"] != self.seed:
+            raise ConfigError(f"{self.out} was started with seed {found.meta['seed']}; resume with that seed")
+        if found.meta["prior"] != config_digest(self.prior):
+            raise ConfigError(f"{self.out} was started with another prior; see {self.out / 'prior.yaml'}")
+        say(f"resuming from step {found.step}")
+        return found
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Writes a checkpoint; ``meta`` are notes to find again when resuming."""
+        known = {"seed": self.seed, "prior": config_digest(self.prior), "jax": jax.__version__}
+        with self._writing("a checkpoint"):
+            save_checkpoint(self.checkpoints, jax.device_get(state), known | meta, self.recipe.train.keep_checkpoints)
+
+    def export(self, state: TrainState, tasks_seen: int, found: dict[str, Any]) -> None:
+        """Writes the averaged weights with what was measured of them."""
+        meta = {
+            "recipe": self.recipe.name, "recipe_sha256": config_digest(self.recipe), "prior": self.prior.name,
+            "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": int(state.step),
+            "tasks_seen": tasks_seen,
+            "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc") if math.isfinite(found[n])},
+            "trained_columns": max(s.columns for s in self.recipe.shapes),
+            "trained_rows": max(s.rows for s in self.recipe.shapes),
+        }  # fmt: skip
+        with self._writing(WEIGHTS):
+            save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
+
+    def start_metrics(self, step: int | None) -> None:
+        """Starts metrics.jsonl, or goes on after the lines up to ``step`` of an earlier session."""
+        self._metrics = MetricsFile(self.out / "metrics.jsonl", step)
+
+    def write(self, **values: Any) -> None:
+        """One line of metrics.jsonl."""
+        assert self._metrics is not None
+        with self._writing("metrics.jsonl"):
+            self._metrics.write(**values)
+
+    def close(self) -> None:
+        """Flushes metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Says what is lost and what is not when a disk is full or gone."""
+        try:
+            yield
+        except Exception as error:
+            # Orbax and safetensors report a full disk by errors of many kinds, some of which speak of memory.
+            saved = list_checkpoints(self.checkpoints)
+            where = f"the run is saved up to step {saved[-1][0]}" if saved else "no checkpoint was written yet"
+            raise ConfigError(
+                f"could not write {what} in {self.out} ({type(error).__name__}: {str(error)[:300]}); {where}. Make room, "
+                "then resume"
+            ) from error
+
+
+def _neutral(recipe: Recipe) -> Recipe:
+    defaults = {name: getattr(type(recipe.train)(), name) for name in _MAY_CHANGE}
+    return dataclasses.replace(recipe, description="", train=dataclasses.replace(recipe.train, **defaults))
+
+
+def _essence(recipe: Recipe) -> str:
+    return config_digest(_neutral(recipe))
+
+
+def _first_difference(a: Any, b: Any, path: str = "") -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            if a.get(key) != b.get(key):
+                return _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+    return path
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("priorax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "safetensors")
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in packages},
+        "platform": platform.platform(),
+        "device_kind": device.device_kind,
+        "device_platform": device.platform,
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+    }
