@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from priorax.configs.errors import ConfigError, DataError, ThresholdError
+from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
 from priorax.models import PFNClassifier, export, load_weights
 
 ROWS, COLUMNS = 32, 8
@@ -115,3 +115,13 @@ def test_damaged_files_are_refused(exported, tmp_path):
         path.write_bytes(data)
         with pytest.raises(DataError, match="not a program written by jax.export"):
             export.read_stablehlo(path)
+
+
+def test_without_flatbuffers_it_says_what_to_install(monkeypatch, weights, tmp_path):
+    found = export.importlib.util.find_spec
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "flatbuffers" else found(name))
+    with pytest.raises(MissingError, match=r"priorax\[export\]"):
+        export.export_stablehlo(tmp_path / "net.stablehlo", weights, rows=ROWS, columns=COLUMNS)
+    with pytest.raises(MissingError, match=r"priorax\[export\]"):
+        export.read_stablehlo(tmp_path / "net.stablehlo")
+    assert not list(tmp_path.iterdir())
