@@ -90,7 +90,7 @@ def permutation(
       scikit-learn's Bunch: ``importances`` f64[d, n_repeats], ``importances_mean``, ``importances_std``; and ``names``,
       d column names.
     """
-    rows = _Rows(*_prepare(model, X))
+    rows = _Rows(model, *_prepare(model, X))
     found = permutation_importance(
         rows, rows.numbers, y, scoring=scoring, n_repeats=n_repeats, random_state=random_state
     )
