@@ -12,7 +12,7 @@ class TrainConfig:
 
     Attributes:
       steps: optimiser steps (rounded up to whole dispatches), or None: as many as ``time_limit`` allows.
-      time_limit: seconds of the whole run, all its sessions together, compilation included; None for no limit. The
+      time_limit: seconds of the whole run, all its legs together, compilation included; None for no limit. The
         learning rate is planned for it. Needed when ``steps`` is None and no other limit is given.
       steps_per_dispatch: optimiser steps that run on the device without the host.
       microbatch: tasks whose gradients are taken together; gradients of several are added. Small pieces stay in a CPU's

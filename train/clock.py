@@ -1,6 +1,6 @@
-"""How long a session may take, how long the whole run may take, and when the next dispatch no longer fits.
+"""How long a leg may take, how long the whole run may take, and when the next dispatch no longer fits.
 
-A run can be cut into sessions ("legs"). A leg has a limit of its own, counted from the start of its process; the
+A run can be cut into legs, each a process of its own. A leg has a limit, counted from the start of its process; the
 learning rate is planned for the whole run, counted over all legs.
 """
 
@@ -17,15 +17,15 @@ def whole_run(
     *, total: float | None, leg: float | None, recipe: float | None, steps: int | None, planned: float | None,
     earlier: float | None,
 ) -> float | None:  # fmt: skip
-    """Seconds that all sessions of a run may take together, or None when steps alone decide.
+    """Seconds that all legs of a run may take together, or None when steps alone decide.
 
     Args:
       total: what was asked for, if anything.
-      leg: limit of this session, if any.
+      leg: limit of this leg, if any.
       recipe: ``train.time_limit`` of the recipe.
       steps: ``train.steps`` of the recipe. With steps, a leg cuts the run and never plans it.
       planned: what the run was planned for when its checkpoint was written; None when it was not, or at the start.
-      earlier: seconds of earlier sessions; None at the start.
+      earlier: seconds of earlier legs; None at the start.
 
     Raises:
       ConfigError: ``total`` is over already.
@@ -34,7 +34,7 @@ def whole_run(
         if earlier is not None and total <= earlier and total != planned:
             raise ConfigError(
                 f"the whole run may take {total:g} s, but {earlier:.0f} s are spent already; give a longer total time, "
-                "or leave it out to go on for the time of this session"
+                "or leave it out to go on for the time of this leg"
             )
         return total
     if steps is not None:
@@ -67,14 +67,14 @@ def worth_replanning(step: int, horizon: int, planned: int, dispatch: int, free:
 
 @dataclasses.dataclass
 class Clock:
-    """Time of this session and of the run, in seconds.
+    """Time of this leg and of the run, in seconds.
 
     Attributes:
-      leg: limit of this session, or None.
+      leg: limit of this leg, or None.
       budget: limit of the whole run, or None.
-      earlier: time of earlier sessions.
-      started: monotonic time of the start of the session.
-      startup: time this session took before its first dispatch; what a later leg will lose too.
+      earlier: time of earlier legs.
+      started: monotonic time of the start of the leg.
+      startup: time this leg took before its first dispatch; what a later leg will lose too.
       closing: time that must remain after the last dispatch, to validate and to write.
     """
 
@@ -86,15 +86,15 @@ class Clock:
     closing: float = 2.0
 
     def elapsed(self) -> float:
-        """Time of this session so far."""
+        """Time of this leg so far."""
         return time.monotonic() - self.started
 
     def total(self) -> float:
-        """Time of all sessions so far."""
+        """Time of all legs so far."""
         return self.earlier + self.elapsed()
 
     def left(self) -> float:
-        """Time until this session must have ended, by its own limit or that of the run; infinity without limits."""
+        """Time until this leg must have ended, by its own limit or that of the run; infinity without limits."""
         limits = [limit for limit in (self.leg, None if self.budget is None else self.budget - self.earlier)]
         return min((limit for limit in limits if limit is not None), default=math.inf) - self.elapsed()
 

@@ -11,7 +11,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _WINDOW = 32
 """Dispatches a speed is averaged over: a busy machine now and then takes ten times as long for one."""
 _KNOWN_COUNTS = 4
-"""Dispatches that a speed from an earlier session counts as."""
+"""Dispatches that a speed from an earlier leg counts as."""
 
 
 def active_shapes(shapes: tuple[TaskShape, ...], done: float) -> list[int]:
@@ -40,7 +40,7 @@ class Pace:
     """Seconds a dispatch takes, by shape, learned while running."""
 
     def __init__(self, shapes: tuple[TaskShape, ...], known: Mapping[int, float] | None = None):
-        """``known``: what an earlier session measured on the same kind of devices."""
+        """``known``: what an earlier leg measured on the same kind of devices."""
         self._shapes = shapes
         self._known = dict(known or {})
         self._seconds: dict[int, float] = dict(self._known)
@@ -52,7 +52,7 @@ class Pace:
         return dict(self._seconds)
 
     def add(self, shape: int, seconds: float) -> None:
-        """Records one dispatch; the first of a shape in a session warms up memory and is replaced by the second."""
+        """Records one dispatch; the first of a shape in a leg warms up memory and is replaced by the second."""
         seen = self._seen.get(shape, 0)
         self._seen[shape] = seen + 1
         before = self._seconds.get(shape)

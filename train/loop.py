@@ -42,7 +42,7 @@ class Moment:
     Attributes:
       step, horizon: optimiser steps done and planned.
       tasks_seen: tasks sampled and learned from.
-      train_seconds: time of training dispatches, sampling included; of this session.
+      train_seconds: time of training dispatches, sampling included; of this leg.
       seconds: time of the run, compiling included, watching not.
       loss: mean training loss of the dispatch.
       weights: gives the averaged weights as host arrays.
@@ -64,16 +64,16 @@ class PretrainResult:
     Attributes:
       weights_path: the averaged weights (safetensors, float16).
       steps, horizon: optimiser steps done and planned.
-      tasks_seen: tasks sampled and learned from, over all sessions of the run.
-      seconds: time of all sessions, compilation included; ``train_seconds`` of training dispatches only.
+      tasks_seen: tasks sampled and learned from, over all legs of the run.
+      seconds: time of all legs, compilation included; ``train_seconds`` of training dispatches only.
       train_seconds: see ``seconds``.
-      tasks_per_s: tasks_seen / train_seconds of this session.
+      tasks_per_s: tasks_seen / train_seconds of this leg.
       loss: mean training loss of the last dispatch.
       validation: held-out results of the averaged weights: "loss", "accuracy", "roc_auc" (means over shapes) and
         "shapes", a list of the same per shape. NaN and empty when a signal or the time limit left no time to measure.
       skipped: steps skipped because a loss or gradient was not finite.
       interrupted: number of the signal that ended the run early, or None.
-      resumed_from: step of the checkpoint this session started from, or None.
+      resumed_from: step of the checkpoint this leg started from, or None.
     """
 
     weights_path: Path
@@ -118,9 +118,9 @@ def pretrain(
       out: run directory, made if absent.
       seed: of the weights and of the stream of tasks.
       resume: go on from the newest intact checkpoint in ``out`` (from the start if there is none).
-      time_limit: seconds of this session, compiling, validating and writing included, on resuming too. It ends after the
+      time_limit: seconds of this leg, compiling, validating and writing included, on resuming too. It ends after the
         last dispatch that fits, with everything saved.
-      total_time: seconds of the whole run, all sessions together; replaces ``recipe.train.time_limit``. Without
+      total_time: seconds of the whole run, all legs together; replaces ``recipe.train.time_limit``. Without
         ``train.steps`` the learning rate is planned for it from measured speed, so that the decay ends when the time
         does. When it is not given, a run that starts is planned for ``time_limit`` if that is given; a run that is
         resumed keeps its plan, or is planned anew for the time it has taken and ``time_limit``, whichever is longer.
@@ -152,7 +152,7 @@ def pretrain(
 
 
 class _Run:
-    """One session of a run. Attributes that change: pace, tasks_seen, train_seconds, ..., all of the host."""
+    """One leg of a run. Attributes that change: pace, tasks_seen, train_seconds, ..., all of the host."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Run:
         self.files = RunDirectory(out, recipe, prior, seed)
         self.quiet = quiet or not self.team.leads
         self.pace, self.settled = Pace(recipe.shapes), False
-        self.tasks_seen, self.train_seconds, self.session_tasks = 0, 0.0, 0
+        self.tasks_seen, self.train_seconds, self.leg_tasks = 0, 0.0, 0
         self.validation_seconds: float | None = None
         self.save_seconds, self.skipped = 0.0, 0
 
@@ -252,7 +252,7 @@ class _Run:
             tasks_seen=self.tasks_seen,
             seconds=self.clock.total(),
             train_seconds=self.train_seconds,
-            tasks_per_s=self.session_tasks / self.train_seconds if self.train_seconds else 0.0,
+            tasks_per_s=self.leg_tasks / self.train_seconds if self.train_seconds else 0.0,
             loss=loss,
             validation=held,
             skipped=int(state.skipped),
@@ -286,7 +286,7 @@ class _Run:
         return place(state, self.devices), resumed_from, horizon
 
     def _horizon_at_start(self, found: Checkpoint | None) -> int:
-        """The steps the run is planned for, as far as that is known before this session has run any."""
+        """The steps the run is planned for, as far as that is known before this leg has run any."""
         clock, k, fixed = self.clock, self._k, self.fixed
         planned = found.meta.get("planned_seconds") if found else None
         if found:
@@ -306,7 +306,7 @@ class _Run:
             return fixed or horizon
         if not step or clock.budget == planned:
             return horizon
-        # Another end than before: at the speed so far, until that of this session is known.
+        # Another end than before: at the speed so far, until that of this leg is known.
         fits = self.pace.dispatches(clock.trainable(), step / horizon)
         ahead = step * (clock.budget / clock.earlier - 1.0) if fits is None and clock.earlier else (fits or 1) * k
         horizon = step + max(1, math.ceil(ahead / k)) * k
@@ -335,7 +335,7 @@ class _Run:
         """Keeps the books of one dispatch; its mean loss."""
         tasks = self.recipe.shapes[which].tasks * self._k
         self.pace.add(which, seconds)
-        self.tasks_seen, self.session_tasks = self.tasks_seen + tasks, self.session_tasks + tasks
+        self.tasks_seen, self.leg_tasks = self.tasks_seen + tasks, self.leg_tasks + tasks
         self.train_seconds += seconds
         self.clock.closing = self._closing_seconds()
         return _mean_of_good(numbers, "loss")
@@ -376,7 +376,7 @@ class _Run:
         k, done = self._k, step / horizon
         settled = self.pace.settled(done)
         if not settled and self.clock.earlier and step < horizon:
-            return horizon  # a resumed run keeps its plan until the speed of this session is known
+            return horizon  # a resumed run keeps its plan until the speed of this leg is known
         planned = step + (self.pace.dispatches(self.clock.trainable(), done) or 0) * k
         planned = min(planned, self.fixed) if self.fixed else planned
         free, self.settled = not self.settled, self.settled or settled

@@ -45,7 +45,7 @@ class RunDirectory:
         """Makes the directory ready and writes config.yaml, prior.yaml and env.json.
 
         Returns:
-          Whether ``train.time_limit`` differs from that of the session before.
+          Whether ``train.time_limit`` differs from that of the leg before.
 
         Raises:
           ConfigError: the directory holds another run, or one and ``resume`` is false.
@@ -104,7 +104,7 @@ class RunDirectory:
             save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
 
     def start_metrics(self, step: int | None) -> None:
-        """Starts metrics.jsonl, or goes on after the lines up to ``step`` of an earlier session."""
+        """Starts metrics.jsonl, or goes on after the lines up to ``step`` of an earlier leg."""
         self._metrics = MetricsFile(self.out / "metrics.jsonl", step)
 
     def write(self, **values: Any) -> None:

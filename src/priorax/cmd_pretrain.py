@@ -18,7 +18,7 @@ class Pretrain(options.OutDir):
     """Pretrains a network from a recipe; tasks are sampled inside the training step, no files in between.
 
     Any setting of the recipe can be overridden: --train.learning-rate 2e-3 --model.width 96 --shapes.0.tasks 16.
-    Ctrl-C or SIGTERM saves and ends; --resume goes on from the last checkpoint. A long run can be cut into sessions:
+    Ctrl-C or SIGTERM saves and ends; --resume goes on from the last checkpoint. A long run can be cut into legs:
     --time-limit ends this one, --total-time is what the learning rate is planned for.
     """
 
@@ -31,10 +31,10 @@ class Pretrain(options.OutDir):
     prior: str | None = None
     """Prior instead of the recipe's: a name, or the path of a YAML file."""
     time_limit: str | None = None
-    """Time of this session from the start of the process, everything included, e.g. 8m or 1h30m. Without --total-time
+    """Time of this leg from the start of the process, everything included, e.g. 8m or 1h30m. Without --total-time
     and --steps a new run is planned for it, and a resumed one that has no longer plan is planned to end with it."""
     total_time: str | None = None
-    """Time of the whole run, all sessions together; kept when resuming. The recipe's own when neither this nor
+    """Time of the whole run, all legs together; kept when resuming. The recipe's own when neither this nor
     --time-limit is given."""
     steps: int | None = None
     """Optimiser steps; the recipe's own when left out. With steps, --time-limit only cuts."""

@@ -1,4 +1,4 @@
-"""A run cut into sessions: each ends inside its own time, and together they are one run."""
+"""A run cut into legs: each ends inside its own time, and together they are one run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from priorax.train.state import init_state
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        # a run that starts: the total asked for, else this session, else the recipe
+        # a run that starts: the total asked for, else this leg, else the recipe
         ({"total": 40, "leg": 8, "recipe": 3}, 40),
         ({"leg": 8, "recipe": 3}, 8),
         ({"recipe": 3}, 3),
-        # a run that goes on: its plan, or what it took and this session, whichever is longer
+        # a run that goes on: its plan, or what it took and this leg, whichever is longer
         ({"leg": 8, "recipe": 3, "planned": 40, "earlier": 8}, 40),
         ({"leg": 8, "recipe": 3, "planned": 40, "earlier": 35}, 43),
         ({"leg": 8, "recipe": 3, "planned": 8, "earlier": 8}, 16),
@@ -31,7 +31,7 @@ from priorax.train.state import init_state
         ({"recipe": 30, "earlier": 8}, 30),
         ({"total": 50, "leg": 8, "recipe": 3, "planned": 40, "earlier": 8}, 50),
         ({"total": 40, "leg": 8, "recipe": 3, "planned": 40, "earlier": 41}, 40),
-        # steps decide: a session only cuts
+        # steps decide: a leg only cuts
         ({"leg": 8, "steps": 100}, None),
         ({"leg": 8, "steps": 100, "earlier": 8}, None),
         ({"leg": 8, "steps": 100, "recipe": 30}, 30),
