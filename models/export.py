@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import os
 import struct
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import jax.export  # not loaded by `import jax`
 import jax.numpy as jnp
 import numpy as np
 
-from ..configs.errors import ConfigError, DataError, MissingError, ThresholdError
+from ..configs.errors import ConfigError, DataError, ThresholdError, require
 from ..configs.files import replacing
 from ..configs.model import ModelConfig
 from .attention import MAX_SCORES
@@ -93,7 +92,7 @@ def export_stablehlo(
       ThresholdError: the file's logits differ from the network's by more than 1e-4; nothing is kept.
     """
     _check(rows, columns, platforms)
-    _need_flatbuffers()
+    require("flatbuffers", "export", "writing or reading a program")  # JAX does not say what brings it
     cfg = _exact(weights.cfg)
     most = _most_queries(cfg, rows, columns)
     (q,) = jax.export.symbolic_shape("q", constraints=(f"q <= {most}",))
@@ -133,7 +132,7 @@ def read_stablehlo(path: str | os.PathLike) -> jax.export.Exported:
       DataError: the file is no such program.
       MissingError: the package flatbuffers is not installed.
     """
-    _need_flatbuffers()
+    require("flatbuffers", "export", "writing or reading a program")  # JAX does not say what brings it
     try:
         return jax.export.deserialize(bytearray(Path(path).read_bytes()))
     except _DAMAGE as error:
@@ -206,11 +205,6 @@ def _arguments(rows: int, columns: int, q: Any) -> tuple[jax.ShapeDtypeStruct, .
 def _most_queries(cfg: ModelConfig, rows: int, columns: int) -> int:
     """Query rows for which the plain path of row attention is taken, whose shapes stay symbolic."""
     return max(1, min(MAX_QUERIES, MAX_SCORES // ((columns + 1) * cfg.heads * (rows + cfg.thinking_rows))))
-
-
-def _need_flatbuffers() -> None:
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise MissingError('JAX needs the package flatbuffers to write or read programs: pip install "priorax[export]"')
 
 
 def _check(rows: int, columns: int, platforms: Sequence[str]) -> None:

@@ -118,8 +118,7 @@ def test_damaged_files_are_refused(exported, tmp_path):
 
 
 def test_without_flatbuffers_it_says_what_to_install(monkeypatch, weights, tmp_path):
-    found = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "flatbuffers" else found(name))
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)  # as if it were not installed
     with pytest.raises(MissingError, match=r"priorax\[export\]"):
         export.export_stablehlo(tmp_path / "net.stablehlo", weights, rows=ROWS, columns=COLUMNS)
     with pytest.raises(MissingError, match=r"priorax\[export\]"):
