@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
 
 import numpy as np
 import pytest
 from priorax.configs.errors import MissingError
 
-HERE = importlib.util.find_spec("autogluon") is not None
 
-
-@pytest.mark.skipif(HERE, reason="AutoGluon is installed")
-def test_without_autogluon_the_error_names_the_extra():
+def test_without_autogluon_the_error_names_the_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "autogluon"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "autogluon", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "priorax.eval.contrib_tabarena", raising=False)
     with pytest.raises(MissingError, match=r"autogluon.*priorax\[tabarena\]"):
         importlib.import_module("priorax.eval.contrib_tabarena")
 
