@@ -1,0 +1,106 @@
+"""Bad inputs of the command line, run in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from bad_input_case import TINY, case
+from priorax import cli
+from priorax.configs.errors import ConfigError, DataError
+
+COMMANDS = "Files and flags (`priorax predict`)"
+GOOD = "a,b,y\n" + "".join(f"{i},{'uv'[i % 2]},{'no' if i % 3 else 'yes'}\n" for i in range(20))
+
+
+def command(*flags: str, train: str | bytes = GOOD, test: str | bytes = GOOD, suffix: str = ".csv", command: str = "predict"):
+    """Runs ``priorax predict`` in this process on two files; errors come out as they are."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, text in (("train.csv", train), (f"test{suffix}", test)):
+            Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        Path("full").mkdir()
+        Path("full/file").write_text("mine")
+        given = ["--train", "train.csv", "--test", f"test{suffix}", "--model", TINY, "--n-estimators", "1"]
+        flags = flags if "--target" in flags else ("--target", "y", *flags)
+        cli._run([command, *given, *flags])
+
+
+def other(*words: str) -> None:
+    """Runs another command in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("full").mkdir()
+        Path("full/file").write_text("mine")
+        cli._run(list(words))
+
+
+case(COMMANDS, "a target that is not in the training file", DataError, 'column "label" is not in train.csv. Columns: a, b, y')(
+    lambda: command("--target", "label")
+)
+case(COMMANDS, "a column that is not in the test file", DataError, 'column "b" is not in test.csv')(
+    lambda: command(test="a,y\n1,no\n")
+)
+case(COMMANDS, "an id column that is not there", DataError, 'column "id" is not in test.csv')(
+    lambda: command("--id", "id")
+)
+case(COMMANDS, "a file that is not there", DataError, "no file nowhere.csv")(lambda: command("--test", "nowhere.csv"))
+case(COMMANDS, "an unknown suffix", DataError, "unknown suffix .xls; known: .csv")(lambda: command(suffix=".xls"))
+case(COMMANDS, "an empty file", DataError, "is empty")(lambda: command(train=""))
+case(COMMANDS, "a header and no rows to predict", DataError, "holds no rows")(lambda: command(test="a,b\n"))
+case(COMMANDS, "a row that is too short", DataError, "row 3: 1 cells, the header names 3")(
+    lambda: command(train="a,b,y\n1,u,no\n2\n")
+)
+case(COMMANDS, "a column name twice", DataError, "occur twice: a")(lambda: command(train="a,a,y\n1,2,no\n"))
+case(COMMANDS, "text that is not UTF-8", DataError, "cannot be read as delimited UTF-8 text")(
+    lambda: command(train=b"a,b,y\n\xff\xfe,u,no\n")
+)
+case(COMMANDS, "a line that is not JSON", DataError, "line 1: not JSON")(lambda: command(test="{bad\n", suffix=".jsonl"))
+case(COMMANDS, "a list in a JSON cell", DataError, "holds list, not one value")(
+    lambda: command(test='{"a": [1], "b": "u"}\n', suffix=".jsonl")
+)
+case(COMMANDS, "a damaged Parquet file", DataError, "cannot be read")(lambda: command(test="nonsense", suffix=".parquet"))
+case(COMMANDS, "text in a column of numbers", DataError, 'row 1: column "a" is numeric in the training table, here "x"')(
+    lambda: command(test="a,b\nx,u\n")
+)
+case(COMMANDS, "infinity in a file", ValueError, "infinity in column")(lambda: command(test="a,b\ninf,u\n"))
+case(COMMANDS, "fewer than two classes", DataError, "fewer than 2 classes")(
+    lambda: command(train="a,b,y\n1,u,no\n2,v,no\n")
+)
+case(COMMANDS, "training rows without a label", None, "left out, with a warning on stderr")(
+    lambda: command("--json", train=GOOD + "3,u,\n") is None
+)
+case(COMMANDS, "test labels that do not occur in the training file", None, "counted as wrong, with a warning on stderr")(
+    lambda: command("--json", test="a,b,y\n1,u,never\n") is None
+)
+case(COMMANDS, "the target among --columns", ConfigError, "must not name the target")(lambda: command("--columns", "a", "y"))
+case(COMMANDS, "an unknown column in --categorical", ConfigError, "'wage', which is not among the columns")(
+    lambda: command("--categorical", "wage")
+)
+case(COMMANDS, "no members", ConfigError, "--n-estimators is 0")(lambda: command("--n-estimators", "0"))
+case(COMMANDS, "an unknown suffix of --out", ConfigError, "unknown suffix; known")(lambda: command("--out", "p.xls"))
+case(COMMANDS, "an --out that exists", ConfigError, "exists. Use --overwrite")(lambda: command("--out", "train.csv"))
+case(COMMANDS, "an --out in a folder that does not exist", ConfigError, "does not exist")(
+    lambda: command("--out", "no/p.csv")
+)
+case(COMMANDS, "an unknown flag", ConfigError, "Did you mean --target")(lambda: command("--targt", "y"))
+
+OTHERS = "Other commands"
+case(OTHERS, "an unknown command", ConfigError, "Did you mean predict")(lambda: other("predcit"))
+case(OTHERS, "an unknown setting", ConfigError, "components.0.laws.noise")(
+    lambda: other("generate", "--out", "x", "--components.0.laws.noize", "1")
+)
+case(OTHERS, "an output folder that is not empty", ConfigError, "full is not empty. Use --resume, --overwrite")(
+    lambda: other("generate", "--out", "full")
+)
+case(OTHERS, "exporting to a folder that does not exist", ConfigError, "does not exist")(
+    lambda: other("export", "no/net.stablehlo")
+)
+case(OTHERS, "exporting for an unknown platform", ConfigError, "choose from cpu, cuda, rocm, tpu")(
+    lambda: other("export", "net.stablehlo", "--model", TINY, "--platforms", "abacus")
+)
+case(OTHERS, "exporting no columns", ConfigError, "columns is 0; allowed")(
+    lambda: other("export", "net.stablehlo", "--model", TINY, "--columns", "0")
+)
+case(OTHERS, "a benchmark of no queries", ConfigError, "--queries is 0")(lambda: other("bench", "predict", "--queries", "0"))
