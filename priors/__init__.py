@@ -1,5 +1,6 @@
 """The prior engine: random structural causal models become batches of tabular tasks, inside jit."""
 
+from .compiling import compiler_options as compiler_options
 from .interventional import InterventionalBatch as InterventionalBatch
 from .interventional import interventional as interventional
 from .laws import law_arrays as law_arrays

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..configs.prior import COMBINES, FAMILIES, NUMERIC_COLUMNS, ROOTS, TARGETS, Sizes
 from .activations import ACTIVATIONS
+from .compiling import jit
 from .corrupt import disturb
 from .keys import Stream
 from .laws import LawArrays
@@ -191,7 +192,7 @@ def sample_nodes(scm: SCM, rows: np.ndarray, do: Intervention | None = None) -> 
     return _sample_nodes(scm, jnp.asarray(rows, jnp.uint32), _nothing(scm) if do is None else do)
 
 
-@jax.jit
+@jit
 def _sample_nodes(scm: SCM, rows: jax.Array, do: Intervention) -> jax.Array:
     def one(args):
         cohort, law, *each = args
@@ -202,7 +203,7 @@ def _sample_nodes(scm: SCM, rows: jax.Array, do: Intervention) -> jax.Array:
     return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, do))
 
 
-@jax.jit
+@jit
 def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]:
     sizes, m = scm.sizes, scm.sizes.reference_rows
     addresses = jnp.concatenate([jnp.arange(m, dtype=jnp.uint32) + jnp.uint32(REFERENCE_ROWS), rows])

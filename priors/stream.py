@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..configs.prior import PriorConfig
+from .compiling import compiler_options
 from .laws import law_arrays
 from .learnability import learnability
 from .sampler import LANES, locate, make_sampler, sample_blocks
@@ -28,12 +29,12 @@ def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool):
     def run(laws, key, blocks, wanted):
         return sample_blocks(sizes, shape, lanes, with_scm, laws, key, blocks, wanted)
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=compiler_options())
 
 
 @functools.lru_cache(maxsize=8)
 def _scorer(classes: int):
-    return jax.jit(lambda batch: learnability(batch, classes))
+    return jax.jit(lambda batch: learnability(batch, classes), compiler_options=compiler_options())
 
 
 def sample(
@@ -118,7 +119,8 @@ def stream(
 
     For use on the host. Inside a training step call `make_sampler` and keep everything on the device.
     """
-    sampler = jax.jit(make_sampler(prior, TableShape(rows, columns, context), tasks))
+    sampler = make_sampler(prior, TableShape(rows, columns, context), tasks)
+    sampler = jax.jit(sampler, compiler_options=compiler_options())
     key = jax.random.key(seed)
     step = start
     while True:

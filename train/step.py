@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
+from ..priors.compiling import compiler_options
 from ..priors.task import TableShape, TaskBatch
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
 from .optimizer import learning_rate, make_optimizer
@@ -114,13 +115,13 @@ def make_dispatch(
         return jax.lax.scan(one, state, jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
 
     if shards == 1:
-        return jax.jit(dispatch, donate_argnums=0)
+        return jax.jit(dispatch, donate_argnums=0, compiler_options=compiler_options())
     mesh = Mesh(np.asarray(devices), (AXIS,))
     everywhere = PartitionSpec()
     spread = jax.shard_map(
         dispatch, mesh=mesh, in_specs=(everywhere,) * 4, out_specs=(everywhere, everywhere), check_vma=False
     )
-    return jax.jit(spread, donate_argnums=0)
+    return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options())
 
 
 def make_sampling(
@@ -148,7 +149,8 @@ def make_sampling(
 
     everywhere = PartitionSpec()
     mesh = Mesh(np.asarray(devices), (AXIS,))
-    return jax.jit(jax.shard_map(sampling, mesh=mesh, in_specs=(everywhere,) * 2, out_specs=everywhere, check_vma=False))
+    spread = jax.shard_map(sampling, mesh=mesh, in_specs=(everywhere,) * 2, out_specs=everywhere, check_vma=False)
+    return jax.jit(spread, compiler_options=compiler_options())
 
 
 def apply_gradients(

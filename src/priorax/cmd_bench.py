@@ -157,7 +157,7 @@ def _prior_point(preset: str, rows: int, columns: int, tasks: int, repeats: int,
     from jax.sharding import Mesh, PartitionSpec
 
     from priorax.configs import load_prior
-    from priorax.priors import TableShape, make_sampler
+    from priorax.priors import TableShape, compiler_options, make_sampler
 
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -175,7 +175,7 @@ def _prior_point(preset: str, rows: int, columns: int, tasks: int, repeats: int,
                             check_vma=False)  # fmt: skip
     key = jax.random.key(seed)
     start = time.perf_counter()
-    compiled = jax.jit(program).lower(key, jnp.uint32(0)).compile()
+    compiled = jax.jit(program, compiler_options=compiler_options()).lower(key, jnp.uint32(0)).compile()
     compile_s = time.perf_counter() - start
     jax.block_until_ready(compiled(key, jnp.uint32(0)))
     step = iter(range(1, 10**9))
