@@ -47,6 +47,7 @@ rows, columns, filtered, seconds = (int(v) for v in sys.argv[1:])
 import dataclasses, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
 from priorax import TableShape, load_prior, make_sampler
+from priorax.priors import compiler_options
 prior = load_prior("default")
 wide = tuple(dataclasses.replace(c, laws=dataclasses.replace(c.laws, columns_least=float(columns))) for c in prior.components)
 prior = dataclasses.replace(prior, components=wide, oversample=1.5 if filtered else 1.0)
@@ -55,7 +56,8 @@ sampler = make_sampler(prior, TableShape(rows, columns), tasks)
 def share(key, step):
     return sampler(key, step * devices + jax.lax.axis_index("d").astype(jnp.uint32))
 mesh = Mesh(np.array(jax.devices()), ("d",))
-run = jax.jit(jax.shard_map(share, mesh=mesh, in_specs=(P(), P()), out_specs=P("d"), check_vma=False))
+spread = jax.shard_map(share, mesh=mesh, in_specs=(P(), P()), out_specs=P("d"), check_vma=False)
+run = jax.jit(spread, compiler_options=compiler_options())
 key = jax.random.key(0)
 batch = jax.block_until_ready(run(key, jnp.uint32(0)))
 assert 0.7 * columns <= int(np.asarray(batch.n_features).min())
