@@ -89,8 +89,8 @@ def spread(values: np.ndarray) -> dict[str, Any]:
             "q95": round(float(q[2]), 4)}  # fmt: skip
 
 
-def rate(prior: PriorConfig, seed: int, rows: int, columns: int, tasks: int = 512, repeats: int = 5) -> float:
-    """Tasks a second of `sample` with causal models on this machine, once compiled; the median of a few calls."""
+def rate(prior: PriorConfig, seed: int, rows: int, columns: int, tasks: int = 64, seconds: float = 3.0) -> float:
+    """Tasks a second of `sample` with causal models on this machine, once compiled: the median call."""
 
     def work(k: int) -> float:
         ids = range(k * tasks, (k + 1) * tasks)
@@ -99,4 +99,7 @@ def rate(prior: PriorConfig, seed: int, rows: int, columns: int, tasks: int = 51
         return time.perf_counter() - start
 
     work(0)
-    return tasks / float(np.median([work(k) for k in range(1, repeats + 1)]))
+    stop, times = time.perf_counter() + seconds, [work(1)]
+    while time.perf_counter() < stop:
+        times.append(work(len(times) + 1))
+    return tasks / float(np.median(times))
