@@ -13,9 +13,7 @@ pytestmark = pytest.mark.heavy  # compiles the sampler inside a training step, t
 @pytest.fixture(scope="module")
 def demo(run_cli, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    done = run_cli(
-        "demo", "--recipe", "smoke", "--time-limit", "10m", "--tasks", "iris", "wine", "--json", cwd=folder, timeout=600
-    )
+    done = run_cli("demo", "--recipe", "smoke", "--time-limit", "10m", "--tasks", "iris", "wine", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "priorax-demo", json.loads(done.stdout), done.stderr
 
