@@ -166,6 +166,7 @@ def test_impossible_memory_is_refused_before_running(tiny_weights, monkeypatch):
 @pytest.mark.parametrize(("rows", "columns", "cause"), [(1500, 8, "1,500 context rows"), (40, 90, "90 columns")])
 def test_memory_errors_name_the_cause(rows, columns, cause, tiny_weights, monkeypatch):
     cfg = inference.get_engine(tiny_weights).cfg
+    monkeypatch.setattr(inference, "QUERY_BUCKETS", (32, 128, 512))  # a fixture of this module makes them smaller
     need = inference.estimate_memory(cfg, inference.context_bucket(rows), inference.column_bucket(columns), 512).total
     monkeypatch.setattr(inference, "total_memory", lambda: need - 1)
     with pytest.raises(MemoryLimitError, match=f"GB needed.*Cause: {cause}"):
