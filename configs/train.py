@@ -30,6 +30,8 @@ class TrainConfig:
       average: time constant of the exponential average of the weights, as a share of the run; 0 for none. The
         averaged weights are the ones that are validated and saved.
       max_bad_steps: stop after so many steps in a row whose loss or gradients were not finite.
+      fast_compile: compile with `priorax.priors.compiler_options`: on a CPU a fraction of the time, for steps that are a little
+        slower. A run of an hour does better without. No effect elsewhere.
       checkpoint_steps: optimiser steps between checkpoints.
       keep_checkpoints: checkpoints kept.
       validate_steps: optimiser steps between validations; None for one at the end only.
@@ -54,6 +56,7 @@ class TrainConfig:
     clip: float = 1.0
     average: float = 0.02
     max_bad_steps: int = 16
+    fast_compile: bool = True
     checkpoint_steps: int = 400
     keep_checkpoints: int = 2
     validate_steps: int | None = None

@@ -14,6 +14,8 @@ from .attention import feature_attention, feature_attention_weights, row_attenti
 _REFERENCE_ROWS = 256.0
 """Context size at which the length factor on row attention is 1."""
 
+_ACTIVATIONS = {"gelu": jax.nn.gelu, "relu2": lambda x: jnp.square(jax.nn.relu(x))}
+
 
 def rms_norm(h: jax.Array, gain: jax.Array) -> jax.Array:
     """Root-mean-square normalisation over the last axis, in float32 whatever the dtype of ``h``."""
@@ -56,7 +58,7 @@ class Blocks(nnx.Module):
     """All blocks of the trunk; every parameter has a leading layer axis.
 
     Block i: scale the residual stream by ``residual_decay ** i``, then attention over the columns of a row, then
-    attention of every row over thinking and context rows of the same column, then a GELU feed-forward layer, each
+    attention of every row over thinking and context rows of the same column, then a feed-forward layer, each
     after an RMSNorm and each with a projection back that starts at zero. No biases. A bounded factor
     ``clip(1 + a log(n / 256), 0.5, 2)`` with one learned ``a`` per head multiplies the scores of row attention, so
     that attention does not flatten when the context is longer than in training (scalable softmax, arXiv 2501.19399;
@@ -120,6 +122,7 @@ def row_step(
     n_keys: jax.Array,
     n_context: jax.Array,
     implementation: str,
+    activation: str,
 ) -> jax.Array:
     """Adds attention over rows and the feed-forward layer.
 
@@ -128,12 +131,14 @@ def row_step(
       keys: what `row_keys` gave for thinking and context rows, [B, T, N, E] each.
       n_keys: i32[B], keys that may be seen (a prefix).
       n_context: i32[B], context rows; sets the length factor.
+      implementation: of `row_attention`.
+      activation: of the feed-forward layer, see `ModelConfig`.
     """
     rows = n_context.astype(jnp.float32)[:, None]
     factor = jnp.clip(1.0 + w["row_length"] * jnp.log(rows / _REFERENCE_ROWS), 0.5, 2.0)
     q = linear(rms_norm(h, w["row_norm"]), w["row_q"])
     h = h + linear(row_attention(q, *keys, n_keys, factor, implementation), w["row_out"])
-    x = jax.nn.gelu(linear(rms_norm(h, w["mlp_norm"]), w["mlp_in"]))
+    x = _ACTIVATIONS[activation](linear(rms_norm(h, w["mlp_norm"]), w["mlp_in"]))
     return h + linear(x, w["mlp_out"])
 
 

@@ -141,7 +141,7 @@ def _rollout(cfg: ModelConfig, params: Any, cache: ContextCache, x: jax.Array) -
         w, keys, values = layer
         mixed = (feature_weights(w, h, n_tokens, cfg.heads) + jnp.eye(h.shape[1])) / 2
         h = feature_step(w, h, n_tokens, cfg.heads)
-        return (row_step(w, h, (keys, values), n_keys, cache.n_context, kernel), mixed @ seen), None
+        return (row_step(w, h, (keys, values), n_keys, cache.n_context, kernel, cfg.activation), mixed @ seen), None
 
     start = jnp.broadcast_to(jnp.eye(h.shape[1]), (*x.shape[:2], h.shape[1], h.shape[1]))
     (_, seen), _ = jax.lax.scan(block, (h, start), (model.blocks.stacked(), cache.keys, cache.values))

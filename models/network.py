@@ -100,7 +100,7 @@ class PFN(nnx.Module):
         def block(h, w):
             h = feature_step(w, h, n_tokens, self.cfg.heads)
             keys = row_keys(w, h[:, :, : thinking + room])
-            return row_step(w, h, keys, n_keys, n_context, kernel), None
+            return row_step(w, h, keys, n_keys, n_context, kernel, self.cfg.activation), None
 
         w = self.blocks.stacked()
         h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
@@ -111,7 +111,7 @@ class PFN(nnx.Module):
         votes = None
         if self.cfg.decoder == "retrieval":
             votes = self.decoder.keys(h[:, :, thinking : thinking + room], n_features), y[:, :room]
-        h = row_step(w, h[:, :, first:], keys, n_keys, n_context, kernel)
+        h = row_step(w, h[:, :, first:], keys, n_keys, n_context, kernel, self.cfg.activation)
         return self._decode(h, n_features, n_classes, n_context, votes)
 
     def encode_context(self, x, y, n_features, n_classes, n_context, categorical) -> ContextCache:
@@ -136,7 +136,7 @@ class PFN(nnx.Module):
         def block(h, w):
             h = feature_step(w, h, n_tokens, self.cfg.heads)
             keys = row_keys(w, h)
-            return row_step(w, h, keys, n_keys, n_context, kernel), keys
+            return row_step(w, h, keys, n_keys, n_context, kernel, self.cfg.activation), keys
 
         w = self.blocks.stacked()
         h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
@@ -159,7 +159,7 @@ class PFN(nnx.Module):
         def block(h, layer):
             w, keys, values = layer
             h = feature_step(w, h, n_tokens, self.cfg.heads)
-            return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel), None
+            return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel, self.cfg.activation), None
 
         h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values), unroll=self._unroll)
         return self._decode(h, cache.n_features, cache.n_classes, cache.n_context, cache.votes)

@@ -114,14 +114,15 @@ def make_dispatch(
 
         return jax.lax.scan(one, state, jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
 
+    options = compiler_options() if recipe.train.fast_compile else {}
     if shards == 1:
-        return jax.jit(dispatch, donate_argnums=0, compiler_options=compiler_options())
+        return jax.jit(dispatch, donate_argnums=0, compiler_options=options)
     mesh = Mesh(np.asarray(devices), (AXIS,))
     everywhere = PartitionSpec()
     spread = jax.shard_map(
         dispatch, mesh=mesh, in_specs=(everywhere,) * 4, out_specs=(everywhere, everywhere), check_vma=False
     )
-    return jax.jit(spread, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(spread, donate_argnums=0, compiler_options=options)
 
 
 def make_sampling(

@@ -74,7 +74,7 @@ def test_attention_equals_a_reference_written_out(tiny_weights):
             seen[q] = (np.mean(heads, axis=0) + np.eye(4)) / 2 @ seen[q]
         h = row_step(
             w, feature_step(w, h, n_tokens, cfg.heads), (cache.keys[layer], cache.values[layer]), n_keys, cache.n_context,
-            kernel,
+            kernel, cfg.activation,
         )  # fmt: skip
     cell = np.asarray(net.embedding.cell[...]).reshape(len(cfg.group_offsets), 4, -1)
     norms = np.sqrt((cell**2).sum((1, 2)))

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from priorax.models import MASKED_LOGIT, PFN, ModelConfig, count_params, init_params, with_params
 from priorax.models.attention import feature_attention, pick_implementation, row_attention
+from priorax.models.blocks import row_keys, row_step
 from priorax.models.embedding import column_statistics, context_ranks, soft_clip
 
 B, R, F, N = 3, 28, 5, 20
@@ -240,6 +241,20 @@ def test_the_module_and_the_plain_parameters_are_the_same_thing(task):
     assert count_params(params) == sum(leaf.size for leaf in jax.tree.leaves(wanted))
 
 
+def test_activation_of_the_feed_forward_layer_against_numpy():
+    """Attention projects back by zero here, so that a layer adds its feed-forward part alone."""
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(1, 2, 5, CFG.width)).astype(np.float32)
+    w = {name: a[0] for name, a in with_params(CFG, init_params(CFG, 1)).blocks.stacked().items()}
+    w["mlp_out"] = rng.normal(size=(CFG.hidden, CFG.width)).astype(np.float32)
+    inner = h / np.sqrt((h * h).mean(-1, keepdims=True) + 1e-6) @ np.asarray(w["mlp_in"])
+    gelu = 0.5 * inner * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)))
+    one = jnp.ones(1, jnp.int32)
+    for name, bent in (("gelu", gelu), ("relu2", np.maximum(inner, 0) ** 2)):
+        found = row_step(w, h, row_keys(w, h), 5 * one, 5 * one, "xla", name)
+        np.testing.assert_allclose(found, h + bent @ w["mlp_out"], atol=2e-5)
+
+
 def test_bad_sizes_are_refused(params, task):
     with pytest.raises(ValueError, match="context is 28"):
         with_params(CFG, params)(**task, context=R)
@@ -247,5 +262,7 @@ def test_bad_sizes_are_refused(params, task):
         ModelConfig(width=64, heads=3)
     with pytest.raises(ValueError, match="model.dtype is 'int8'"):
         ModelConfig(dtype="int8")
+    with pytest.raises(ValueError, match="model.activation is 'tanh'; allowed: gelu, relu2"):
+        ModelConfig(activation="tanh")
     with pytest.raises(ValueError, match="cudnn"):
         pick_implementation("cudnn", jnp.dtype("float32"), 32)
