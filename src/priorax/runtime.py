@@ -48,7 +48,11 @@ def prepare(device: str = "auto", host_devices: int = 1) -> None:
         os.environ["JAX_PLATFORMS"] = {"gpu": "cuda", "cpu": "cpu", "tpu": "tpu"}[device]
     flags = os.environ.get("XLA_FLAGS", "")
     if host_devices > 1 and "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
+        flags = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
+        if host_devices >= cpu_count() and "xla_cpu_multi_thread_eigen" not in flags:
+            # A device per core keeps every core busy; products shared out among threads would fight over them.
+            flags += " --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter on stderr
     from priorax.models.compile_cache import enable_compile_cache
 
