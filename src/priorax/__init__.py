@@ -18,7 +18,7 @@ _HOME = {
     "sample": "priorax.priors",
     "stream": "priorax.priors",
     "PFNClassifier": "priorax.models.estimator",
-    "keep_memory": "priorax.models.allocator",
+    "keep_memory": "priorax.allocator",
     "load_recipe": "priorax.configs",
     "pretrain": "priorax.train",
     "evaluate": "priorax.eval.harness",
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from priorax.configs import load_prior as load_prior
     from priorax.configs import load_recipe as load_recipe
     from priorax.eval.harness import evaluate as evaluate
-    from priorax.models.allocator import keep_memory as keep_memory
+    from priorax.allocator import keep_memory as keep_memory
     from priorax.models.estimator import PFNClassifier as PFNClassifier
     from priorax.priors import TableShape as TableShape
     from priorax.priors import TaskBatch as TaskBatch

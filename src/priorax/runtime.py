@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from priorax.allocator import keep_memory
 from priorax.configs.errors import ConfigError, MissingError
 
 DEVICES = ("auto", "cpu", "gpu", "tpu")
@@ -54,11 +55,10 @@ def prepare(device: str = "auto", host_devices: int = 1) -> None:
             flags += " --xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter on stderr
-    from priorax.models.allocator import keep_memory
+    keep_memory()  # before JAX starts threads, which would bring heaps of their own
     from priorax.models.compile_cache import enable_compile_cache
 
     enable_compile_cache()
-    keep_memory()
 
 
 def devices(asked: str = "auto") -> list[Any]:

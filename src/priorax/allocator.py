@@ -6,11 +6,11 @@ import ctypes
 import os
 import sys
 
-_SETTINGS = {  # of mallopt(3): its number, its value, and the variable that sets it in processes started later
-    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
-    "MALLOC_TOP_PAD_": (-2, 64 << 20),
-    "MALLOC_MMAP_MAX_": (-4, 0),
-    "MALLOC_ARENA_MAX": (-8, 1),
+_SETTINGS = {  # of mallopt(3): its number, its value, and what its variable says to processes started later
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1, str(2**62)),  # -1: never
+    "MALLOC_TOP_PAD_": (-2, 64 << 20, str(64 << 20)),
+    "MALLOC_MMAP_MAX_": (-4, 0, "0"),
+    "MALLOC_ARENA_MAX": (-8, 1, "1"),
 }
 
 
@@ -20,22 +20,21 @@ def keep_memory() -> bool:
     A program of XLA:CPU asks for its working memory at every call and gives it back at the end; by default glibc maps and unmaps
     such large pieces each time, and the kernel fills them with zeros page by page. On a long table that is most of the time.
 
-    It holds for the whole process and those it starts: memory once used (up to 2 GiB beyond what is in use) is given back to the
-    system only when the process ends. The command line calls it; in a process of yours it is for you to decide, best before
+    It holds for the whole process and those it starts: memory once used is given back to the system only when the process ends. The command line calls it; in a process of yours it is for you to decide, best before
     anything large runs. Nothing happens, and False is returned, outside Linux with glibc, where the environment already
     sets one of ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_TOP_PAD_``, ``MALLOC_MMAP_MAX_``, ``MALLOC_ARENA_MAX``, or
     where ``PRIORAX_KEEP_MEMORY`` is ``off``.
     """
     if sys.platform != "linux" or os.environ.get("PRIORAX_KEEP_MEMORY", "").lower() == "off":
         return False
-    wanted = {name: str(value) for name, (_, value) in _SETTINGS.items()}
+    wanted = {name: text for name, (_, _, text) in _SETTINGS.items()}
     present = {name: os.environ[name] for name in wanted if name in os.environ}
     if present and present != wanted:
         return False
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018  another libc may have a mallopt that means something else
-        done = [bool(libc.mallopt(number, value)) for number, value in _SETTINGS.values()]
+        done = [bool(libc.mallopt(number, value)) for number, value, _ in _SETTINGS.values()]
     except (OSError, AttributeError):
         return False
     os.environ.update(wanted)
