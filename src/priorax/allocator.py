@@ -15,15 +15,18 @@ _SETTINGS = {  # of mallopt(3): its number, its value, and what its variable say
 
 
 def keep_memory() -> bool:
-    """Makes glibc's allocator serve large arrays from memory that was freed before. True when it does so from now on.
+    """Makes glibc's allocator serve large arrays from memory that was freed before. True when it does so from now
+    on.
 
-    A program of XLA:CPU asks for its working memory at every call and gives it back at the end; by default glibc maps and unmaps
-    such large pieces each time, and the kernel fills them with zeros page by page. On a long table that is most of the time.
+    A program of XLA:CPU asks for its working memory at every call and gives it back at the end; by default glibc
+    maps and unmaps such large pieces each time, and the kernel fills them with zeros page by page. On a long table
+    that is about half of the time.
 
-    It holds for the whole process and those it starts: memory once used is given back to the system only when the process ends. The command line calls it; in a process of yours it is for you to decide, best before
-    anything large runs. Nothing happens, and False is returned, outside Linux with glibc, where the environment already
-    sets one of ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_TOP_PAD_``, ``MALLOC_MMAP_MAX_``, ``MALLOC_ARENA_MAX``, or
-    where ``PRIORAX_KEEP_MEMORY`` is ``off``.
+    It holds for the whole process and those it starts: memory once used is given back to the system only when the
+    process ends. The command line calls it; in a process of yours it is for you to decide, best before JAX starts
+    its threads, whose heaps are otherwise their own and half of the gain is lost. Nothing happens, and False is
+    returned, outside Linux with glibc, where the environment already sets one of ``MALLOC_TRIM_THRESHOLD_``,
+    ``MALLOC_TOP_PAD_``, ``MALLOC_MMAP_MAX_``, ``MALLOC_ARENA_MAX``, or where ``PRIORAX_KEEP_MEMORY`` is ``off``.
     """
     if sys.platform != "linux" or os.environ.get("PRIORAX_KEEP_MEMORY", "").lower() == "off":
         return False
