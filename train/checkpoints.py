@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def save_checkpoint(folder: Path, state: TrainState, meta: dict[str, Any], keep:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+        _remove(temporary)  # a full disk needs the room
         raise
     if final.exists():  # left by a run that was resumed from an earlier step
         shutil.rmtree(final)
@@ -161,6 +162,20 @@ def _orbax() -> Any:
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
     )
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _remove(folder: Path, patience: float = 10.0) -> None:
+    """Removes what a failed save left.
+
+    Orbax raises the first error while its other writers go on, so files may appear while the folder is being emptied,
+    or the folder again after it: it is removed until it stays away, for ``patience`` seconds at most. What then
+    remains is removed by the next save.
+    """
+    end, absent = time.monotonic() + patience, 0
+    while absent < 5 and time.monotonic() < end:
+        absent = 0 if folder.exists() else absent + 1
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _seal(manifest: dict[str, Any]) -> str:
