@@ -26,6 +26,7 @@ from ..priors import make_sampler
 from .checkpoints import Checkpoint, list_checkpoints
 from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
+from .heap import release_free_memory
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
@@ -438,6 +439,7 @@ class _Run:
         }  # fmt: skip
         self.team.lead(self.files.save, state, meta)
         self.save_seconds = time.monotonic() - began
+        release_free_memory()
 
     def _write(self, **values: Any) -> None:
         self.files.write(**values)

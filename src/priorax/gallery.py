@@ -44,8 +44,11 @@ PLAIN = Laws(
     target=TargetWeights(ordered_bins=1), label_noise_rate=0, classes_two_rate=0.3, outlier_rate=0, rounding_rate=0,
     missing_rate=0,
 )  # fmt: skip
-# One root whose coordinates are the plane.
-PLANE = dataclasses.replace(PLAIN, roots=(1, 1), node_width=(2, 2), class_concentration=(5, 20))
+# A node of two coordinates, which are the plane: linear in four normal ones, with noise of its own.
+PLANE = dataclasses.replace(
+    PLAIN, node_width=(2, 2), family=FamilyWeights(linear=1), noiseless_rate=0, noise_level=(0.5, 0.7),
+    class_concentration=(5, 20), hidden_target_rate=0,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +180,11 @@ def _regions(axis: Any, world: World) -> None:
     """Classes over the two coordinates of the node that decides them."""
     node = int(np.asarray(world.scm.target_nodes)[0, 0])
     _classes(axis, world.nodes[node, :2], world.y)
-    axis.set_xlim(-2.5, 2.5)
-    axis.set_ylim(-2.5, 2.5)
 
 
-def _at_root(world: World) -> bool:
-    """Whether one root decides the class alone, and there is more than one class."""
+def _decided_by_one(world: World) -> bool:
     a, b = (int(v) for v in np.asarray(world.scm.target_nodes)[0])
-    return a == b and not world.parents[:, a].any() and len(np.unique(world.y)) > 1
+    return a == b and len(np.unique(world.y)) > 1
 
 
 def _rule(axis: Any, world: World) -> None:
@@ -255,7 +255,7 @@ def _corruption(member: str) -> Laws:
     return dataclasses.replace(PLAIN, instructions=(3, 6), columns_least=4, **own[member])
 
 
-_anything = lambda world: True  # noqa: E731
+_anything = lambda world: True
 _SCENES: dict[str, _Scene] = {
     "graph": (None, lambda w: w.graph.n_nodes >= 8, _graph),
     "family": (_with(PLAIN, "family", FamilyWeights), _two_parents, _map),
@@ -275,7 +275,7 @@ _SCENES: dict[str, _Scene] = {
         _with(PLAIN, "categorical_column", CategoricalWeights, categorical_share=(1, 1)),
         lambda w: bool(w.categorical[0]) and w.column_node[0] >= 0, _levels,
     ),
-    "target": (_with(PLANE, "target", TargetWeights), _at_root, _regions),
+    "target": (_with(PLANE, "target", TargetWeights), _decided_by_one, _regions),
     "rule": (
         _with(PLAIN, "rule", RuleWeights, target=TargetWeights(rule=1), columns_log=0.0, carriers=(1, 1)),
         _both_drive, _rule,
