@@ -163,3 +163,24 @@ def test_a_cut_run_of_fixed_steps_equals_an_uncut_one(toy, finished, tmp_path):
     assert toy.digest(states[0]) == toy.digest(states[1])
     trained = lambda d: [{k: v for k, v in r.items() if k not in ("tasks_per_s", "seconds")} for r in _losses(d)]
     assert trained(out) == trained(finished[0]) and not _events(out, "horizon")
+
+
+def test_compiling_may_be_left_out_of_the_clock_and_training_is_counted_over_legs(toy, tmp_path):
+    moments = []
+
+    def watch(moment):
+        moments.append(moment)
+        return moment.step == 8
+
+    settings = {"quiet": True, "sampler_factory": toy.linear_tasks, "watch": watch}
+    pretrain(toy.RECIPE, tmp_path / "a", compiling_counts=False, **settings)
+    first, last = moments
+    assert first.seconds - first.train_seconds < first.startup_seconds
+    moments.clear()
+    pretrain(toy.RECIPE, tmp_path / "a", resume=True, compiling_counts=False, **settings)
+    assert [m.step for m in moments] == [12, 16, 20, 24]
+    assert moments[0].train_seconds > last.train_seconds
+    assert moments[0].seconds > last.seconds
+    moments.clear()
+    pretrain(toy.RECIPE, tmp_path / "b", **settings)
+    assert moments[0].seconds > moments[0].startup_seconds
