@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Moment:
       step, horizon: optimiser steps done and planned.
       tasks_seen: tasks sampled and learned from.
       train_seconds: time of training dispatches, sampling included; of all legs.
-      seconds: time of the run, all legs, watching not; compiling included if that counts.
+      seconds: time of the run, all legs, compiling included, watching not; see ``training_only`` of `pretrain`.
       startup_seconds: time this leg took before its first dispatch, nearly all of it compiling.
       loss: mean training loss of the dispatch.
       weights: gives the averaged weights as host arrays.
@@ -67,7 +67,7 @@ class PretrainResult:
       weights_path: the averaged weights (safetensors, float16).
       steps, horizon: optimiser steps done and planned.
       tasks_seen: tasks sampled and learned from, over all legs of the run.
-      seconds: time of all legs, compilation included if that counts.
+      seconds: time of all legs, compilation included unless training alone was to count.
       train_seconds: time of training dispatches, of all legs.
       tasks_per_s: tasks a second of training dispatches, of this leg.
       loss: mean training loss of the last dispatch.
@@ -100,7 +100,7 @@ def pretrain(
     resume: bool = False,
     time_limit: float | None = None,
     total_time: float | None = None,
-    compiling_counts: bool = True,
+    training_only: bool = False,
     log: Callable[[dict[str, Any]], None] | None = None,
     watch: Callable[[Moment], bool] | None = None,
     quiet: bool = False,
@@ -127,8 +127,8 @@ def pretrain(
         ``train.steps`` the learning rate is planned for it from measured speed, so that the decay ends when the time
         does. When it is not given, a run that starts is planned for ``time_limit`` if that is given; a run that is
         resumed keeps its plan, or is planned anew for the time it has taken and ``time_limit``, whichever is longer.
-      compiling_counts: False starts the clock of each leg when everything is compiled, so that runs of different
-        networks train for the same time.
+      training_only: limits are of training alone, so that different networks can be trained for the same time: the
+        clock starts when all is compiled, and stands still while the run is validated or written.
       log: called with every record that goes to metrics.jsonl.
       watch: called after every dispatch, its time not counted; the run ends, saved, when it returns True.
       quiet: print nothing.
@@ -152,7 +152,7 @@ def pretrain(
         raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
     run = _Run(
-        recipe, Path(out), seed, clock, total_time, compiling_counts, prior, sampler_factory or make_sampler, log,
+        recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
         watch, quiet,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -169,14 +169,14 @@ class _Run:
         seed: int,
         clock: Clock,
         total_time: float | None,
-        compiling_counts: bool,
+        training_only: bool,
         prior: PriorConfig,
         sampler_factory: SamplerFactory,
         log: Callable[[dict[str, Any]], None] | None,
         watch: Callable[[Moment], bool] | None,
         quiet: bool,
     ):
-        self.clock, self.total_time, self.compiling_counts = clock, total_time, compiling_counts
+        self.clock, self.total_time, self.training_only = clock, total_time, training_only
         self.recipe, self.cfg, self.out, self.seed = recipe, recipe.train, out, seed
         self.prior, self.sampler_factory, self.log, self.watch = prior, sampler_factory, log, watch
         self.fixed = None if self.cfg.steps is None else math.ceil(self.cfg.steps / self._k) * self._k
@@ -213,7 +213,7 @@ class _Run:
         programs = self._compile(state)
         progress.say(f"compiled after {self.clock.elapsed():.0f} s")
         self.startup_seconds = self.clock.elapsed()
-        if not self.compiling_counts:
+        if self.training_only:
             self.clock.started = time.monotonic()
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
@@ -244,14 +244,15 @@ class _Run:
                 saved = step
             due = self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon
             if due and team.lead(self._time_to_validate):
-                state, held = self._validate(programs, state)
+                with self._aside(self.training_only):
+                    state, held = self._validate(programs, state)
                 progress.say(f"step {step}: held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}")
             if team.lead(self._watched, state, step, horizon, loss):
                 break
         if step != saved:
             self._save(state)
         held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
-        short = cut and team.lead(lambda: self.clock.left() < self._validation_seconds())
+        short = cut and not self.training_only and team.lead(lambda: self.clock.left() < self._validation_seconds())
         if not signal and not short:
             state, held = self._validate(programs, state)
         team.lead(self.files.export, state, self.tasks_seen, held)
@@ -375,14 +376,19 @@ class _Run:
         """Shows the run to whoever watches; whether that asked to end it. The clock stands still meanwhile."""
         if self.watch is None:
             return False
-        began = time.monotonic()
         moment = Moment(
             step, horizon, self.tasks_seen, self.train_seconds, self.clock.total(), self.startup_seconds, loss,
             lambda: jax.device_get(state.average),
         )  # fmt: skip
-        ended = bool(self.watch(moment))
-        self.clock.started += time.monotonic() - began
-        return ended
+        with self._aside(True):
+            return bool(self.watch(moment))
+
+    @contextlib.contextmanager
+    def _aside(self, stops: bool) -> Iterator[None]:
+        """The clock stands still meanwhile, if it ``stops``."""
+        began = time.monotonic()
+        yield
+        self.clock.started += (time.monotonic() - began) * stops
 
     def _plan(self, step: int, horizon: int) -> int:
         """The horizon that ends the run with its time: set freely at first, later when it is clearly wrong."""
@@ -425,8 +431,8 @@ class _Run:
         return state, found
 
     def _closing_seconds(self) -> float:
-        """What validating and writing take after the last dispatch, with a second to spare."""
-        return 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
+        """What validating and writing take after the last dispatch, a second spared; 0 when training alone counts."""
+        return 0.0 if self.training_only else 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
 
     def _validation_seconds(self) -> float:
         """What a validation takes; a guess from the cost of training (sampling and a forward pass) before the first."""
@@ -450,7 +456,8 @@ class _Run:
                 "seconds": {str(i): round(s, 4) for i, s in self.pace.seconds.items()},
             },
         }  # fmt: skip
-        self.team.lead(self.files.save, state, meta)
+        with self._aside(self.training_only):
+            self.team.lead(self.files.save, state, meta)
         self.save_seconds = time.monotonic() - began
 
     def _write(self, **values: Any) -> None:

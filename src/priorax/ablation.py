@@ -126,7 +126,7 @@ def _one_run(
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["made_of"] == made_of:
             return known
-    result = pretrain(recipe, folder, seed=seed, resume=True, total_time=seconds, compiling_counts=False, quiet=True)
+    result = pretrain(recipe, folder, seed=seed, resume=True, total_time=seconds, training_only=True, quiet=True)
     if result.interrupted:
         raise output.Interrupted(int(result.interrupted), f"{folder.name}: saved at step {result.steps}; use --resume")
     params = load_weights(result.weights_path).params
