@@ -111,4 +111,5 @@ def test_variants_train_for_the_same_time(run_cli, tmp_path):
     assert done.returncode == 0, done.stderr
     base, wide = json.loads(done.stdout)["rows"]
     assert 0 < wide["tasks_seen"] < base["tasks_seen"]  # a wider network sees fewer tasks in that time
-    assert max(base["train_seconds"], wide["train_seconds"]) < 4
+    # Four seconds each, less what the host takes between dispatches; a stalled machine may take longer for the last one.
+    assert all(1 < row["train_seconds"] < 8 for row in (base, wide))
