@@ -80,7 +80,7 @@ def test_tabarena_makes_experiments_of_it(tiny_weights):
     assert "Priorax" in experiment.name
 
 
-def test_the_official_runner_runs_it(iris, tmp_path, tiny_weights):
+def test_the_official_runner_runs_it(iris, tmp_path, tiny_weights, monkeypatch):
     """From the experiment to its results through TabArena's own runner, on a table of ours, without a network."""
     pytest.importorskip("tabarena.benchmark.experiment", reason="tabarena is not installed")
     from priorax.eval.contrib_tabarena import config_generator
@@ -88,6 +88,7 @@ def test_the_official_runner_runs_it(iris, tmp_path, tiny_weights):
     from tabarena.benchmark.task.metadata.collection import TaskMetadataCollection
     from tabarena.benchmark.task.user_task import UserTask
 
+    monkeypatch.chdir(tmp_path)  # AutoGluon makes a folder where it runs
     X, y = iris
     table = X.assign(species=y.to_numpy()).astype({"species": "category"}).reset_index(drop=True)
     task = UserTask(task_name="flowers", task_cache_path=tmp_path / "tasks")
