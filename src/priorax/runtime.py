@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, this package and what its numbers depend on; absent packages are left out."""
     found = {"python": platform.python_version()}
     for name in ("priorax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "safetensors",
-                 "pyarrow", "h5py", "pandas", "openml"):  # fmt: skip
+                 "pyarrow", "h5py", "pandas", "openml", "torch", "tabicl"):  # fmt: skip
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
