@@ -1,7 +1,7 @@
 """Shapley values of a prediction, estimated by the package ``shap``.
 
-Its tools mask columns of numbers. A table of anything becomes one here: every column is replaced by the number of its
-value among those that occur in it, so text, dates and missing values are numbers like any other, and a date that is five
+Its tools mask columns of numbers. A table of anything becomes one here: every value is replaced by its number among
+those that occur in its column, so text, dates and missing values are numbers like any other, and a date that is five
 encoded columns inside stays one player. The function that is explained turns the numbers back into encoded rows; the
 table is encoded once.
 """

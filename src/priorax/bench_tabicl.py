@@ -16,8 +16,8 @@ from typing import Any
 
 START = time.perf_counter()
 
-# The authors' training script for the classifier (github.com/soda-inria/tabicl, scripts/train_v2_clf_stage1.sh); all its
-# other sizes are the defaults of the class. No residual branch starts at zero, as in training.
+# From the authors' training script for the classifier (github.com/soda-inria/tabicl, scripts/train_v2_clf_stage1.sh);
+# all its other sizes are the defaults of the class.
 V2 = {"row_rope_interleaved": False, "zero_init": False}
 
 
@@ -61,7 +61,8 @@ def tabicl_point(settings: dict[str, Any]) -> dict[str, Any]:
         answer = network(both, y, inference_config=config)
         end = time.perf_counter()
         if answer.shape != (1, s["queries"], s["classes"]) or not torch.isfinite(answer).all():
-            raise ValueError(f"TabICL answered {tuple(answer.shape)}, not {s['queries']} rows of {s['classes']} finite logits")
+            asked = f"{s['queries']} rows of {s['classes']} finite logits"
+            raise ValueError(f"TabICL answered an array of shape {tuple(answer.shape)}, not {asked}")
         point: dict[str, Any] = {"process_s": round(end - START, 3), "first_s": round(end - start, 3)}
         if s.get("once"):
             return point

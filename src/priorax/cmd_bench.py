@@ -170,7 +170,7 @@ def _can_time_tabicl() -> bool:
     import jax
 
     if importlib.util.find_spec("tabicl") is None:
-        output.log("TabICL's network is not timed beside ours: the package tabicl is not installed (pip install tabicl)")
+        output.log("TabICL's network is not timed beside ours: tabicl is not installed (pip install tabicl)")
     elif jax.default_backend() != "cpu":
         output.log("TabICL's network is not timed beside ours: that is done on a CPU only (--device cpu)")
     else:

@@ -93,9 +93,11 @@ def test_the_official_runner_runs_it(iris, tmp_path, tiny_weights, monkeypatch):
     table = X.assign(species=y.to_numpy()).astype({"species": "category"}).reset_index(drop=True)
     task = UserTask(task_name="flowers", task_cache_path=tmp_path / "tasks")
     splits = {0: {0: (list(range(100)), list(range(100, 150)))}}
-    task.save_task(task.create_task(target_feature="species", problem_type="classification", dataset=table, splits=splits))
+    made = task.create_task(target_feature="species", problem_type="classification", dataset=table, splits=splits)
+    task.save_task(made)
     generator = config_generator(n_estimators=1, weights=str(tiny_weights))
-    runner = ExperimentBatchRunner(str(tmp_path / "out"), TaskMetadataCollection.from_user_tasks(task), user_tasks=[task])
+    tasks = TaskMetadataCollection.from_user_tasks(task)
+    runner = ExperimentBatchRunner(str(tmp_path / "out"), tasks, user_tasks=[task])
     (result,) = runner.run_all(methods=generator.generate_all_bag_experiments(num_random_configs=0))
     assert result["problem_type"] == "multiclass" and result["metric"] == "log_loss"
     assert 0 < result["metric_error"] < 0.7  # guessing: log(3) = 1.1

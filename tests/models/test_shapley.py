@@ -85,7 +85,11 @@ def test_frames_with_text_dates_and_holes(shap, tiny_weights):
     pd = pytest.importorskip("pandas", reason="frames need pandas")
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
-        {"text": rng.choice(["u", "v"], 64), "day": pd.date_range("2024", periods=64, freq="31h"), "n": rng.normal(size=64)}
+        {
+            "text": rng.choice(["u", "v"], 64),
+            "day": pd.date_range("2024", periods=64, freq="31h"),
+            "n": rng.normal(size=64),
+        }
     )
     y = (frame["text"] == "u").to_numpy()
     frame.loc[::7, "n"] = None
@@ -107,7 +111,9 @@ def test_one_class_and_its_plot(shap, tiny_weights):
     one = PFNClassifier(1, weights=tiny_weights).fit(X, ["u"] * 48)
     found = explain.shap_values(one, X[:3], background=100)
     assert found.values.shape == (3, 3, 1) and (found.values == 0).all() and (found.base_values == 1).all()
-    two = explain.shap_values(PFNClassifier(1, weights=tiny_weights).fit(X, X[:, 0] > 0), X[:3], background=4, max_evals=7)
+    two = explain.shap_values(
+        PFNClassifier(1, weights=tiny_weights).fit(X, X[:, 0] > 0), X[:3], background=4, max_evals=7
+    )
     shap.plots.waterfall(two[0, :, "True"], show=False)
     shap.plots.beeswarm(two[:, :, "True"], show=False)
     plots.close("all")

@@ -61,8 +61,8 @@ def test_bench_predict_tells_cold_warm_and_one_row(capsys, tmp_path):
 
 def test_bench_predict_says_that_tabicl_is_not_there(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tabicl", None)  # as if it were not installed
-    code, text, err = run(capsys, "bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "1", "--model", TINY,
-                          "--no-fresh", "--json")  # fmt: skip
+    args = ["bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "1", "--model", TINY, "--no-fresh"]
+    code, text, err = run(capsys, *args, "--json")
     (point,) = json.loads(text)
     assert code == 0 and "tabicl is not installed" in err and "network" not in point
 
