@@ -24,7 +24,7 @@ from .metrics import METRICS, error_of, score
 from .result import COLUMNS, POOLED, TIMES, EvalResult, write_csv, write_table
 from .splits import apply_protocol
 from .store import Cell, Store
-from .suites import DataSet, Split, Suite, load_suite
+from .suites import DataSet, Split, Suite, load_suite, pick_tasks
 
 
 def evaluate(
@@ -66,7 +66,7 @@ def evaluate(
     chosen = parse_methods(methods, n_estimators)
     protocol = _protocol(protocol or suite.config.protocol)
     seed = seed if protocol.seed is None else protocol.seed
-    ids = _pick_tasks(suite, tasks)
+    ids = pick_tasks(suite, tasks)
     temporary = None
     if out is None:
         temporary = tempfile.TemporaryDirectory(prefix="priorax-eval-")
@@ -223,15 +223,6 @@ def _report(tell, method: str, name: str, records: list[dict[str, Any]]) -> None
     if good:
         seconds = sum(r["time_train_s"] + r["time_infer_s"] for r in records if r["status"] == "ok")
         tell("eval.task", method=method, data=name, roc_auc=float(np.mean(good)), folds=len(good), seconds=seconds)
-
-
-def _pick_tasks(suite: Suite, tasks: Sequence[str] | None) -> list[str]:
-    if tasks is None:
-        return list(suite.ids)
-    unknown = [str(task) for task in tasks if str(task) not in suite.ids]
-    if unknown:
-        raise ConfigError(f'task "{unknown[0]}" is not in suite {suite.name}. Tasks: {", ".join(suite.ids[:40])}')
-    return [task for task in suite.ids if task in set(map(str, tasks))]
 
 
 def _protocol(protocol: str | Protocol) -> Protocol:

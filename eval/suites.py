@@ -186,6 +186,16 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
     raise ConfigError(f"cannot read a suite from {spec!r}: give a name, OpenML task ids, or data files")
 
 
+def pick_tasks(suite: Suite, tasks: Sequence[str] | None) -> list[str]:
+    """The ids of a suite, or those of them that are named, in the suite's order; ConfigError for one it lacks."""
+    if tasks is None:
+        return list(suite.ids)
+    unknown = [str(task) for task in tasks if str(task) not in suite.ids]
+    if unknown:
+        raise ConfigError(f'task "{unknown[0]}" is not in suite {suite.name}. Tasks: {", ".join(suite.ids[:40])}')
+    return [task for task in suite.ids if task in set(map(str, tasks))]
+
+
 def load_file(spec: str) -> DataSet:
     """A CSV or Parquet file ``path`` or ``path::target``; without a target the last column is it."""
     path, _, target = spec.partition("::")

@@ -74,10 +74,16 @@ def assign_classes(
     inside = jnp.arange(k)[None, :] < k_used[:, None]
 
     cut = jax.vmap(lambda v, i: jax.lax.dynamic_slice_in_dim(v, i * w, w, 0))
-    both = (plan.target_node[:, 0] != plan.target_node[:, 1])[:, None, None]
+    # A node's mechanism makes `w` coordinates, of which columns and other nodes read the first `width`. The class may
+    # read the rest too, as a cause that nothing shows.
+    hidden = draw(111, 1)[:, :, None] < law["hidden_target_rate"]
+    shown = jnp.arange(w)[None, None, :] < jnp.take_along_axis(plan.width, plan.target_node, axis=1)[:, :, None]
+    both = (plan.target_node[:, 0] != plan.target_node[:, 1])[:, None]
+    second = jnp.stack([jnp.ones_like(both), both], axis=1)
+    read = ((shown | hidden) & second).reshape(-1, 2 * w, 1)
 
     def space(v):
-        return jnp.concatenate([cut(v, plan.target_node[:, 0]), jnp.where(both, cut(v, plan.target_node[:, 1]), 0.0)], 1)
+        return jnp.where(read, jnp.concatenate([cut(v, plan.target_node[:, 0]), cut(v, plan.target_node[:, 1])], 1), 0.0)
 
     z, z_ref = space(values), space(reference)  # [L, 2W, .]
     direction = keys.to_normal(draw(101, 2 * w))

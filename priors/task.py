@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -83,25 +84,44 @@ def check_tasks(batch: TaskBatch) -> None:
     Rules: no infinities; NaN only inside used columns; padded columns zero; classes 0 .. C-1 without gaps, each in the
     context, query classes among them; categorical codes integral and below their cardinality.
     """
-    x, y = np.asarray(batch.x), np.asarray(batch.y)
-    rows = x.shape[1]
-    for b in range(x.shape[0]):
-        f, c, n = int(batch.n_features[b]), int(batch.n_classes[b]), int(batch.n_context[b])
-        where = f"task {b} of the batch"
-        if not 1 <= f <= x.shape[2] or not 0 < n < rows or c < 2:
-            raise ValueError(f"{where}: sizes out of range (columns {f}, classes {c}, context {n})")
-        if np.isinf(x[b]).any():
-            raise ValueError(f"{where}: x holds an infinity")
-        if batch.target is not None and not np.isfinite(np.asarray(batch.target[b])).all():
-            raise ValueError(f"{where}: the numeric target is not finite")
-        if x[b, :, f:].any():
-            raise ValueError(f"{where}: a padded column is not zero")
-        if set(np.unique(y[b, :n])) != set(range(c)):
-            raise ValueError(f"{where}: the context holds classes {np.unique(y[b, :n])}, expected 0..{c - 1}")
-        if not set(np.unique(y[b, n:])) <= set(range(c)):
-            raise ValueError(f"{where}: a query row has a class outside 0..{c - 1}")
-        for j in np.flatnonzero(np.asarray(batch.categorical[b, :f])):
-            codes = x[b, :, j][~np.isnan(x[b, :, j])]
-            top = int(batch.cardinality[b, j])
-            if ((codes != np.round(codes)) | (codes < 0) | (codes >= top)).any():
-                raise ValueError(f"{where}: categorical column {j} holds codes outside 0..{top - 1}")
+    host = jax.device_get(dataclasses.replace(batch, scm=None, info={}))
+    x, y, cardinality = host.x, host.y, host.cardinality
+    tasks, rows, columns = x.shape
+    f, c, n = (np.asarray(v).astype(np.int64) for v in (host.n_features, host.n_classes, host.n_context))
+
+    def refuse(bad: np.ndarray, why: Callable[[int], str]) -> None:
+        """bad: bool[B]; the first task that breaks the rule is named."""
+        if bad.any():
+            b = int(np.argmax(bad))
+            raise ValueError(f"task {b} of the batch: {why(b)}")
+
+    refuse(
+        (f < 1) | (f > columns) | (n < 1) | (n >= rows) | (c < 2),
+        lambda b: f"sizes out of range (columns {f[b]}, classes {c[b]}, context {n[b]})",
+    )
+    refuse(np.isinf(x).any((1, 2)), lambda b: "x holds an infinity")
+    if host.target is not None:
+        refuse(~np.isfinite(host.target).all(1), lambda b: "the numeric target is not finite")
+    used = np.arange(columns) < f[:, None]
+    # NaN is not zero either: a missing value in a padded column is refused too.
+    refuse(((x != 0).any(1) & ~used).any(1), lambda b: "a padded column is not zero")
+    context = np.arange(rows) < n[:, None]
+    outside = (y < 0) | (y >= c[:, None])
+    refuse((outside & ~context).any(1), lambda b: f"a query row has a class outside 0..{c[b] - 1}")
+    most = int(c.max())
+    seen = np.zeros((tasks, most + 1), bool)
+    seen[np.arange(tasks)[:, None], np.where(context & ~outside, y, most)] = True
+    lacking = (~seen[:, :most] & (np.arange(most) < c[:, None])).any(1)
+    refuse(
+        lacking | (outside & context).any(1),
+        lambda b: f"the context holds classes {np.unique(y[b, : n[b]])}, expected 0..{c[b] - 1}",
+    )
+    coded = host.categorical & used
+    with np.errstate(invalid="ignore"):
+        wrong = ~np.isnan(x) & ((x != np.round(x)) | (x < 0) | (x >= cardinality[:, None, :]))
+    wrong = wrong.any(1) & coded
+    first = lambda b: int(np.argmax(wrong[b]))  # noqa: E731
+    refuse(
+        wrong.any(1),
+        lambda b: f"categorical column {first(b)} holds codes outside 0..{cardinality[b, first(b)] - 1}",
+    )

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..priors import make_sampler
 from .checkpoints import Checkpoint, list_checkpoints
 from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
+from .heap import release_free_memory
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
@@ -42,8 +43,9 @@ class Moment:
     Attributes:
       step, horizon: optimiser steps done and planned.
       tasks_seen: tasks sampled and learned from.
-      train_seconds: time of training dispatches, sampling included; of this leg.
-      seconds: time of the run, compiling included, watching not.
+      train_seconds: time of training dispatches, sampling included; of all legs.
+      seconds: time of the run, all legs, compiling included, watching not; see ``training_only`` of `pretrain`.
+      startup_seconds: time this leg took before its first dispatch, nearly all of it compiling.
       loss: mean training loss of the dispatch.
       weights: gives the averaged weights as host arrays.
     """
@@ -53,6 +55,7 @@ class Moment:
     tasks_seen: int
     train_seconds: float
     seconds: float
+    startup_seconds: float
     loss: float
     weights: Callable[[], dict[str, Any]]
 
@@ -65,9 +68,9 @@ class PretrainResult:
       weights_path: the averaged weights (safetensors, float16).
       steps, horizon: optimiser steps done and planned.
       tasks_seen: tasks sampled and learned from, over all legs of the run.
-      seconds: time of all legs, compilation included; ``train_seconds`` of training dispatches only.
-      train_seconds: see ``seconds``.
-      tasks_per_s: tasks_seen / train_seconds of this leg.
+      seconds: time of all legs, compilation included unless training alone was to count.
+      train_seconds: time of training dispatches, of all legs.
+      tasks_per_s: tasks a second of training dispatches, of this leg.
       loss: mean training loss of the last dispatch.
       validation: held-out results of the averaged weights: "loss", "accuracy", "roc_auc" (means over shapes) and
         "shapes", a list of the same per shape. NaN and empty when a signal or the time limit left no time to measure.
@@ -98,6 +101,7 @@ def pretrain(
     resume: bool = False,
     time_limit: float | None = None,
     total_time: float | None = None,
+    training_only: bool = False,
     log: Callable[[dict[str, Any]], None] | None = None,
     watch: Callable[[Moment], bool] | None = None,
     quiet: bool = False,
@@ -124,6 +128,8 @@ def pretrain(
         ``train.steps`` the learning rate is planned for it from measured speed, so that the decay ends when the time
         does. When it is not given, a run that starts is planned for ``time_limit`` if that is given; a run that is
         resumed keeps its plan, or is planned anew for the time it has taken and ``time_limit``, whichever is longer.
+      training_only: limits are of training alone, so that different networks can be trained for the same time: the
+        clock starts when all is compiled, and stands still while the run is validated or written.
       log: called with every record that goes to metrics.jsonl.
       watch: called after every dispatch, its time not counted; the run ends, saved, when it returns True.
       quiet: print nothing.
@@ -146,7 +152,10 @@ def pretrain(
     if seed == cfg.validation_seed:
         raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
-    run = _Run(recipe, Path(out), seed, clock, total_time, prior, sampler_factory or make_sampler, log, watch, quiet)
+    run = _Run(
+        recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
+        watch, quiet,
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         return run.execute(resume, stack)
 
@@ -161,13 +170,14 @@ class _Run:
         seed: int,
         clock: Clock,
         total_time: float | None,
+        training_only: bool,
         prior: PriorConfig,
         sampler_factory: SamplerFactory,
         log: Callable[[dict[str, Any]], None] | None,
         watch: Callable[[Moment], bool] | None,
         quiet: bool,
     ):
-        self.clock, self.total_time = clock, total_time
+        self.clock, self.total_time, self.training_only = clock, total_time, training_only
         self.recipe, self.cfg, self.out, self.seed = recipe, recipe.train, out, seed
         self.prior, self.sampler_factory, self.log, self.watch = prior, sampler_factory, log, watch
         self.fixed = None if self.cfg.steps is None else math.ceil(self.cfg.steps / self._k) * self._k
@@ -175,7 +185,7 @@ class _Run:
         self.files = RunDirectory(out, recipe, prior, seed)
         self.quiet = quiet or not self.team.leads
         self.pace, self.settled = Pace(recipe.shapes), False
-        self.tasks_seen, self.train_seconds, self.leg_tasks = 0, 0.0, 0
+        self.tasks_seen, self.train_seconds, self.leg_tasks, self.leg_seconds = 0, 0.0, 0, 0.0
         self.validation_seconds: float | None = None
         self.save_seconds, self.skipped = 0.0, 0
 
@@ -203,6 +213,9 @@ class _Run:
         )
         programs = self._compile(state)
         progress.say(f"compiled after {self.clock.elapsed():.0f} s")
+        self.startup_seconds = self.clock.elapsed()
+        if self.training_only:
+            self.clock.started = time.monotonic()
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
         key, learn, first = self._everywhere(self.seed, True, 0)
@@ -232,14 +245,15 @@ class _Run:
                 saved = step
             due = self.cfg.validate_steps and _crossed(before, step, self.cfg.validate_steps) and step < horizon
             if due and team.lead(self._time_to_validate):
-                state, held = self._validate(programs, state)
+                with self._aside(self.training_only):
+                    state, held = self._validate(programs, state)
                 progress.say(f"step {step}: held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}")
             if team.lead(self._watched, state, step, horizon, loss):
                 break
         if step != saved:
             self._save(state)
         held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
-        short = cut and team.lead(lambda: self.clock.left() < self._validation_seconds())
+        short = cut and not self.training_only and team.lead(lambda: self.clock.left() < self._validation_seconds())
         if not signal and not short:
             state, held = self._validate(programs, state)
         team.lead(self.files.export, state, self.tasks_seen, held)
@@ -252,7 +266,7 @@ class _Run:
             tasks_seen=self.tasks_seen,
             seconds=self.clock.total(),
             train_seconds=self.train_seconds,
-            tasks_per_s=self.leg_tasks / self.train_seconds if self.train_seconds else 0.0,
+            tasks_per_s=self.leg_tasks / self.leg_seconds if self.leg_seconds else 0.0,
             loss=loss,
             validation=held,
             skipped=int(state.skipped),
@@ -275,9 +289,9 @@ class _Run:
             self.files.start_metrics(checkpoint.step if checkpoint else None)
             if checkpoint and horizon != int(checkpoint.state.horizon):
                 self._write(step=checkpoint.step, event="horizon", horizon=horizon)
-            return [checkpoint.step if checkpoint else None, horizon, self.tasks_seen]
+            return [checkpoint.step if checkpoint else None, horizon, self.tasks_seen, self.train_seconds]
 
-        resumed_from, horizon, self.tasks_seen = self.team.lead(work)
+        resumed_from, horizon, self.tasks_seen, self.train_seconds = self.team.lead(work)
         if found:
             state = found[0].state
         if resumed_from is not None:
@@ -292,6 +306,7 @@ class _Run:
         if found:
             self.skipped = int(found.state.skipped)
             self.tasks_seen, clock.earlier = found.meta["tasks_seen"], found.meta["seconds"]
+            self.train_seconds = found.meta.get("train_seconds", 0.0)  # older checkpoints do not say
         clock.budget = whole_run(
             total=self.total_time, leg=clock.leg, recipe=self.cfg.time_limit, steps=fixed, planned=planned,
             earlier=clock.earlier if found else None,
@@ -336,7 +351,7 @@ class _Run:
         tasks = self.recipe.shapes[which].tasks * self._k
         self.pace.add(which, seconds)
         self.tasks_seen, self.leg_tasks = self.tasks_seen + tasks, self.leg_tasks + tasks
-        self.train_seconds += seconds
+        self.train_seconds, self.leg_seconds = self.train_seconds + seconds, self.leg_seconds + seconds
         self.clock.closing = self._closing_seconds()
         return _mean_of_good(numbers, "loss")
 
@@ -362,14 +377,19 @@ class _Run:
         """Shows the run to whoever watches; whether that asked to end it. The clock stands still meanwhile."""
         if self.watch is None:
             return False
-        began = time.monotonic()
         moment = Moment(
-            step, horizon, self.tasks_seen, self.train_seconds, self.clock.total(), loss,
+            step, horizon, self.tasks_seen, self.train_seconds, self.clock.total(), self.startup_seconds, loss,
             lambda: jax.device_get(state.average),
         )  # fmt: skip
-        ended = bool(self.watch(moment))
-        self.clock.started += time.monotonic() - began
-        return ended
+        with self._aside(True):
+            return bool(self.watch(moment))
+
+    @contextlib.contextmanager
+    def _aside(self, stops: bool) -> Iterator[None]:
+        """The clock stands still meanwhile, if it ``stops``."""
+        began = time.monotonic()
+        yield
+        self.clock.started += (time.monotonic() - began) * stops
 
     def _plan(self, step: int, horizon: int) -> int:
         """The horizon that ends the run with its time: set freely at first, later when it is clearly wrong."""
@@ -412,8 +432,8 @@ class _Run:
         return state, found
 
     def _closing_seconds(self) -> float:
-        """What validating and writing take after the last dispatch, with a second to spare."""
-        return 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
+        """What validating and writing take after the last dispatch, a second spared; 0 when training alone counts."""
+        return 0.0 if self.training_only else 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
 
     def _validation_seconds(self) -> float:
         """What a validation takes; a guess from the cost of training (sampling and a forward pass) before the first."""
@@ -430,14 +450,17 @@ class _Run:
     def _save(self, state: TrainState) -> None:
         began = time.monotonic()
         meta = {
-            "tasks_seen": self.tasks_seen, "seconds": round(self.clock.total(), 3), "planned_seconds": self.clock.budget,
+            "tasks_seen": self.tasks_seen, "seconds": round(self.clock.total(), 3),
+            "train_seconds": round(self.train_seconds, 3), "planned_seconds": self.clock.budget,
             "dispatch_seconds": {
                 "devices": _kind(self.devices),
                 "seconds": {str(i): round(s, 4) for i, s in self.pace.seconds.items()},
             },
         }  # fmt: skip
-        self.team.lead(self.files.save, state, meta)
+        with self._aside(self.training_only):
+            self.team.lead(self.files.save, state, meta)
         self.save_seconds = time.monotonic() - began
+        release_free_memory()
 
     def _write(self, **values: Any) -> None:
         self.files.write(**values)

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inspect dump": ("cmd_inspect_file", "InspectDump", "recognise a dump, ours or foreign, and check its rules"),
     "bench prior": ("cmd_bench", "BenchPrior", "tasks a second of the sampler"),
     "bench train": ("cmd_bench", "BenchTrain", "training steps a second, and what they cost"),
+    "bench speedrun": ("cmd_speedrun", "Speedrun", "minutes and tasks until a recipe passes a random forest"),
+    "bench ablate": ("cmd_ablate", "Ablate", "train variants of a recipe and compare them task by task"),
     "bench scaling": ("cmd_scaling", "Scaling", "what more training is expected to bring"),
     "bench predict": ("cmd_bench", "BenchPredict", "latency of fit and predict"),
     "weights list": ("cmd_weights", "WeightsList", "weights on this machine, with licence and hash"),

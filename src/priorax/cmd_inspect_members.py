@@ -11,9 +11,10 @@ from priorax.configs.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectMembers(options.Common):
-    """Draws tasks of each prior LAW:MEMBER (family:linear, graph:tree, rule:parity, ...) and writes a page of pictures.
+    """Draws what each member of each law does (family:linear, graph:tree, rule:parity, ...) and writes a page of pictures.
 
-    The same names work wherever a prior is asked for: priorax generate --prior family:levels
+    Each law is drawn in a small world of its own, where it shows best: mechanisms as maps over two roots, classes as regions of a
+    plane, kinds of columns against what they show. The same names work wherever a prior is asked for: priorax generate --prior family:levels
     """
 
     out: Path
@@ -23,9 +24,9 @@ class InspectMembers(options.Common):
     corruption); all when left out."""
     n_tasks: int = 6
     """Tasks of each member."""
-    rows: int = 256
-    """Rows of a table."""
-    columns: int = 4
+    rows: int = 1024
+    """Rows of a table: points of a picture."""
+    columns: int = 8
     """Most columns of a table."""
     seed: int = 0
     """Seed of the tasks."""
@@ -33,15 +34,15 @@ class InspectMembers(options.Common):
     """Replace --out."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax import pictures
-        from priorax import prior_summary as summary
-        from priorax.configs.prior import load_prior, member_names
+        from priorax import gallery
+        from priorax.configs.prior import member_names
         from priorax.eval.plots import figure_html
         from priorax.eval.report import Section, write_page
 
         groups: dict[str, list[str]] = {}
         for name in member_names():
-            groups.setdefault(name.partition(":")[0], []).append(name)
+            law, _, member = name.partition(":")
+            groups.setdefault(law, []).append(member)
         unknown = set(self.laws) - set(groups)
         if unknown or self.n_tasks < 1:
             wrong = f"--laws {' '.join(sorted(unknown))}" if unknown else f"--n-tasks {self.n_tasks}"
@@ -49,21 +50,15 @@ class InspectMembers(options.Common):
         out = output.open_out(self.out, overwrite=self.overwrite)
         output.write_run(out, "inspect members", {"seed": self.seed, "laws": list(self.laws) or list(groups)})
         sections, drawn = [], 0
-        # Neighbouring ids share a cohort: one of each run of eight.
-        ids = range(0, 8 * self.n_tasks, 8)
-        for law, names in groups.items():
+        for law, members in groups.items():
             if self.laws and law not in self.laws:
                 continue
-            rows = [
-                (name.partition(":")[2], summary.draw(load_prior(name), self.seed, ids, self.rows, self.columns))
-                for name in names
-            ]
-            drawn += len(rows)
-            figure = pictures.members(rows)
+            drawn += len(members)
+            figure = gallery.figure(law, members, self.seed, self.n_tasks, self.rows, self.columns)
             with output.replacing(out / f"{law}.png") as temporary:
-                figure.savefig(temporary, format="png", dpi=110)
-            sections.append(Section(law, figure_html(figure, law, "png"), f"{len(names)} members, one a row."))
-        lead = f"{self.n_tasks} tasks of each member, {self.rows} rows, up to {self.columns} columns, seed {self.seed}."
+                figure.savefig(temporary, format="png", dpi=80)
+            sections.append(Section(law, figure_html(figure, law, "png"), gallery.CAPTIONS[law]))
+        lead = f"{self.n_tasks} tasks of each member, a row each, {self.rows} rows, seed {self.seed}."
         write_page(out / "report.html", "Members of the prior", sections, lead)
         if self.json:
             output.emit_json({"report": str(out / "report.html"), "members": drawn})

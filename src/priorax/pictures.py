@@ -127,22 +127,6 @@ def thumbnails(tasks: Sequence[TaskRecord], per_row: int = 6) -> Any:
     return figure
 
 
-def members(rows: Sequence[tuple[str, Sequence[TaskRecord]]]) -> Any:
-    """A row of scatter plots for each named group of tasks."""
-    across = max(len(tasks) for _, tasks in rows)
-    figure, axes = grid(len(rows), across, 1.7 * across + 1.0, 1.5 * len(rows))
-    for line, (name, tasks) in zip(axes, rows, strict=True):
-        for k, axis in enumerate(line):
-            if k < len(tasks):
-                draw_table(axis, tasks[k])
-                axis.set_xlabel("")
-                axis.set_ylabel("")
-            else:
-                axis.set_axis_off()
-        line[0].set_ylabel(name.replace("_", " "), fontsize=8)
-    return figure
-
-
 def one_task(task: TaskRecord) -> Any:
     """The table and the graph of one task."""
     figure, axes = grid(1, 2, 11, 4.8)

@@ -1,5 +1,6 @@
 """The rules every task keeps, and the promise that a task depends on nothing but its address."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from priorax.configs import load_prior
 from priorax.configs.prior import FAMILIES, PriorConfig, Sizes
-from priorax.priors import TableShape, check_tasks, law_arrays, make_sampler, sample
+from priorax.priors import TableShape, TaskBatch, check_tasks, law_arrays, make_sampler, sample
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
 PRESETS = ("default", "graph_scm", "mlp_scm")
@@ -30,6 +31,43 @@ def test_tasks_keep_their_rules(preset):
     assert len(np.unique(np.asarray(batch.n_features))) > 2
     assert len(np.unique(np.asarray(batch.n_classes))) > 3
     assert len(np.unique(np.asarray(batch.n_context))) > 10
+
+
+_BREAKS = {
+    "an infinity": lambda b: {"x": _set(b.x, (3, 0, 0), np.inf)},
+    "target is not finite": lambda b: {"target": _set(b.target, (3, 5), np.nan)},
+    "padded column is not zero": lambda b: {"x": _set(b.x, (3, 2, 7), 1.0)},
+    "task 3 of the batch: a padded column is not zero": lambda b: {"x": _set(b.x, (3, 2, 7), np.nan)},
+    "sizes out of range": lambda b: {"n_context": _set(b.n_context, 3, 64)},
+    "expected 0..2": lambda b: {"y": np.where(np.arange(64) == 1, 0, b.y), "n_classes": _set(b.n_classes, 3, 3)},
+    "query row has a class outside 0..1": lambda b: {"y": _set(b.y, (3, 60), 2)},
+    "the context holds classes": lambda b: {"y": _set(b.y, (3, 20), 7)},
+    "column 1 holds codes outside 0..2": lambda b: {"x": _set(b.x, (3, 0, 1), 3.0)},
+    "task 3 of the batch: categorical column 1": lambda b: {"x": _set(b.x, (3, 0, 1), 0.5)},
+}
+
+
+def _set(array, where, value):
+    out = np.array(array)
+    out[where] = value
+    return out
+
+
+@pytest.mark.parametrize("why", _BREAKS)
+def test_every_broken_rule_is_named(why):
+    """Eight good tables of three columns, the second one categorical and with a missing value; then one cell is changed."""
+    x = np.zeros((8, 64, 8), np.float32)
+    x[:, :, 0], x[:, :, 1] = np.linspace(-1, 1, 64), np.arange(64) % 3
+    x[:, 9, 1] = np.nan
+    each = lambda v: np.full(8, v, np.int32)  # noqa: E731
+    good = TaskBatch(
+        x=x, y=np.tile(np.arange(64, dtype=np.int32) % 2, (8, 1)), n_features=each(3), n_classes=each(2), n_context=each(40),
+        categorical=np.tile(np.arange(8) == 1, (8, 1)), cardinality=np.tile(3 * (np.arange(8) == 1), (8, 1)),
+        target=np.zeros((8, 64), np.float32),
+    )  # fmt: skip
+    check_tasks(good)
+    with pytest.raises(ValueError, match=why):
+        check_tasks(dataclasses.replace(good, **_BREAKS[why](good)))
 
 
 def test_mixture_draws_all_components_kinds_and_corruptions():
@@ -223,11 +261,9 @@ def test_one_two_and_eight_devices_give_the_same_tasks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_million_tasks_are_finite(preset):
-    """About 12 minutes a preset on two cores: python -m pytest -m slow tests/priors -k million."""
-    sampler = jax.jit(make_sampler(load_prior(preset), TableShape(64, 8), 4096))
+@pytest.mark.parametrize("prior", (*PRESETS, "causal", "many_classes", *(f"family:{name}" for name in FAMILIES)))
+def test_a_million_tasks_keep_their_rules(prior):
+    """1,003,520 tasks of every preset and of every family of mechanisms: python -m pytest -m slow tests/priors -k million."""
+    sampler = jax.jit(make_sampler(load_prior(prior), TableShape(64, 8), 4096))
     for step in range(245):
-        batch = sampler(jax.random.key(99), step)
-        assert not np.isinf(batch.x).any()
-        check_tasks(batch)
+        check_tasks(sampler(jax.random.key(99), step))

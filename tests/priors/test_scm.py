@@ -1,11 +1,13 @@
 """The structural causal model: sampling again, interventions, counterfactuals, graphs."""
 
+import dataclasses
+
 import networkx
 import numpy as np
 import pytest
 
 from priorax.configs import load_prior
-from priorax.configs.prior import NUMERIC_COLUMNS
+from priorax.configs.prior import NUMERIC_COLUMNS, TargetWeights
 from priorax.priors import sample
 from priorax.priors.graph import reachability
 
@@ -119,3 +121,27 @@ def test_padding_and_irrelevant_columns_show_no_node(batch):
     for i in range(batch.n_tasks):
         noise = np.asarray(batch.scm.cohort.column)[i] == NUMERIC_COLUMNS.index("irrelevant")
         assert ((nodes[i, : width[i]] >= 0) == ~noise[: width[i]]).all() and (nodes[i, width[i] :] == -1).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_the_class_of_a_scalar_node_is_what_the_node_says_unless_hidden_coordinates_speak_too(rate):
+    """Classes by rank of a scalar node are steps of its value; with hidden coordinates most are not."""
+    prior = load_prior("causal")
+    laws = dataclasses.replace(
+        prior.components[0].laws, target=TargetWeights(ordered_bins=1), label_noise_rate=0.0, hidden_target_rate=rate
+    )
+    prior = dataclasses.replace(prior, components=(dataclasses.replace(prior.components[0], laws=laws),))
+    found = sample(prior, 4, range(0, 512, 8), rows=64, columns=8, with_scm=True)
+    steps = []
+    for i in range(found.n_tasks):
+        model = found.scm.task(i)
+        first, second = (int(n) for n in np.asarray(model.target_nodes)[0])
+        if first != second:
+            continue
+        drawn = model.sample(64)
+        value, y = np.asarray(drawn["nodes"])[0, first, 0], np.asarray(drawn["y"])[0]
+        changes = np.count_nonzero(np.diff(y[np.argsort(value, kind="stable")]))
+        # Equal values may lie on either side of nothing: a discrete node has equal classes for equal values.
+        steps.append(changes <= len(np.unique(y)) - 1)
+    assert len(steps) > 20
+    assert all(steps) if rate == 0 else np.mean(steps) < 0.6

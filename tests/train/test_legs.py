@@ -163,3 +163,35 @@ def test_a_cut_run_of_fixed_steps_equals_an_uncut_one(toy, finished, tmp_path):
     assert toy.digest(states[0]) == toy.digest(states[1])
     trained = lambda d: [{k: v for k, v in r.items() if k not in ("tasks_per_s", "seconds")} for r in _losses(d)]
     assert trained(out) == trained(finished[0]) and not _events(out, "horizon")
+
+
+def test_training_alone_may_be_counted_over_all_legs(toy, tmp_path):
+    moments = []
+
+    def watch(moment):
+        moments.append(moment)
+        return moment.step == 8
+
+    settings = {"quiet": True, "sampler_factory": toy.linear_tasks, "watch": watch}
+    pretrain(toy.RECIPE, tmp_path / "a", training_only=True, **settings)
+    first, last = moments
+    assert first.seconds - first.train_seconds < first.startup_seconds
+    moments.clear()
+    pretrain(toy.RECIPE, tmp_path / "a", resume=True, training_only=True, **settings)
+    assert [m.step for m in moments] == [12, 16, 20, 24]
+    assert moments[0].train_seconds > last.train_seconds
+    assert moments[0].seconds > last.seconds
+    moments.clear()
+    pretrain(toy.RECIPE, tmp_path / "b", **settings)
+    assert moments[0].seconds > moments[0].startup_seconds
+
+
+def test_a_limit_of_training_alone_goes_into_training(toy, tmp_path):
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10**6)
+    recipe = dataclasses.replace(toy.RECIPE, train=train)
+    result = pretrain(
+        recipe, tmp_path, total_time=1.5, training_only=True, quiet=True, sampler_factory=toy.linear_tasks
+    )
+    # With everything counted two seconds are kept back to validate and to write, and not a step would be taken.
+    assert result.steps > 8 and 0 < result.train_seconds < 1.5
+    assert result.validation["shapes"]

@@ -1,0 +1,93 @@
+"""Held-out synthetic tasks, and what a network makes of each one of them.
+
+Validation inside a run gives means; comparing two networks needs the same tasks for both, one number a task, and to
+know which family a task comes from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..configs.model import ModelConfig
+from ..configs.prior import TARGETS, PriorConfig
+from ..configs.recipe import TaskShape
+from ..priors import compiler_options, make_sampler
+from ..priors.task import TableShape, TaskBatch
+from .loss import accuracy, cross_entropy, query_logits, roc_auc
+
+CHUNK = 32
+"""Tasks that are sampled together, and measured by one call."""
+CPU_PIECE = 2
+"""Tasks a CPU measures at once: as in training, small pieces stay in its cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Tasks of one table shape, on the host. N tasks.
+
+    Attributes:
+      shape: the table shape.
+      batches: the tasks, `CHUNK` at a time.
+      component: str[N], the component of the prior each task was drawn from.
+      target: str[N], how its classes were made.
+    """
+
+    shape: TaskShape
+    batches: tuple[TaskBatch, ...]
+    component: np.ndarray
+    target: np.ndarray
+
+
+def sample_held_out(prior: PriorConfig, shape: TaskShape, tasks: int, seed: int) -> HeldOut:
+    """Draws ``tasks`` tasks of a shape, rounded up to whole chunks, from the stream of ``seed``, which no training run
+    may use."""
+    table = TableShape(shape.rows, shape.columns, shape.context, shape.least_columns)
+    sampler = jax.jit(make_sampler(prior, table, CHUNK), compiler_options=compiler_options())
+    key = jax.random.key(seed)
+    found = [jax.device_get(sampler(key, jnp.uint32(i))) for i in range(math.ceil(tasks / CHUNK))]
+    component, target = (np.concatenate([b.info[name] for b in found]) for name in ("component", "target"))
+    return HeldOut(
+        shape=shape,
+        batches=tuple(dataclasses.replace(b, target=None, info={}, scm=None) for b in found),
+        component=np.array([c.name for c in prior.components])[component],
+        target=np.array(TARGETS)[target],
+    )
+
+
+def measure_tasks(cfg: ModelConfig, params: dict[str, Any], held_out: HeldOut) -> dict[str, np.ndarray]:
+    """Loss, accuracy and ROC AUC of every task, f64[N] each; the AUC is NaN where the query rows are of one class.
+
+    Chunks are shared out among the devices of this process.
+    """
+    devices = jax.local_devices()
+    copies = [jax.device_put(params, device) for device in devices]
+    measured = []
+    for i, batch in enumerate(held_out.batches):
+        device = i % len(devices)
+        batch = jax.device_put(batch, devices[device])
+        measured.append(_measure(cfg, held_out.shape.context, copies[device], batch))
+    measured = jax.device_get(measured)
+    return {
+        name: np.concatenate([np.asarray(m[i], np.float64) for m in measured])
+        for i, name in enumerate(("loss", "accuracy", "roc_auc"))
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measure(cfg: ModelConfig, context: int | None, params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, ...]:
+    piece = CPU_PIECE if jax.default_backend() == "cpu" else CHUNK
+    pieces = jax.tree.map(lambda a: a.reshape(CHUNK // piece, piece, *a.shape[1:]), batch)
+
+    def one(part: TaskBatch) -> tuple[jax.Array, ...]:
+        told = query_logits(cfg, params, part, context)
+        each = lambda f: jax.vmap(lambda *task: f(*(a[None] for a in task)))(*told)  # a number a task
+        return each(cross_entropy), each(accuracy), each(roc_auc)
+
+    return jax.tree.map(jnp.ravel, jax.lax.map(one, pieces))
