@@ -1,8 +1,8 @@
 """`PFNClassifier` as an AutoGluon model, so that the official TabArena pipeline can run it.
 
 TabArena (arXiv 2506.16791) runs models that derive from AutoGluon's ``AbstractModel``; networks that are not PyTorch
-use that base class and not the one for torch. Importing this module needs AutoGluon (``pip install
-"priorax[tabarena]"``, no torch); running the benchmark needs the package ``tabarena`` besides::
+use that base class and not the one for torch. Importing this module needs AutoGluon, running the benchmark the package
+``tabarena`` besides; ``pip install "priorax[tabarena]"`` brings both, and no torch::
 
     from priorax.eval.contrib_tabarena import PriorAXModel, config_generator
     experiments = config_generator().generate_all_bag_experiments(num_random_configs=0)

@@ -60,7 +60,7 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
       model: fitted.
       X: table of n rows, as for ``predict``.
     """
-    x, names = _prepare(model, X)
+    x, names = prepare(model, X)
     source, d = model._encoder.source_, len(names)
     total = np.zeros((len(x), d))
     if len(model.classes_) > 1:
@@ -90,7 +90,7 @@ def permutation(
       scikit-learn's Bunch: ``importances`` f64[d, n_repeats], ``importances_mean``, ``importances_std``; and ``names``,
       d column names.
     """
-    rows = _Rows(model, *_prepare(model, X))
+    rows = _Rows(model, *prepare(model, X))
     found = permutation_importance(
         rows, rows.numbers, y, scoring=scoring, n_repeats=n_repeats, random_state=random_state
     )
@@ -98,7 +98,7 @@ def permutation(
     return found
 
 
-def _prepare(model: PFNClassifier, X: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+def prepare(model: PFNClassifier, X: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     """(encoded rows, names of the columns) after the checks of ``predict``."""
     check_is_fitted(model)
     x = model._encode(X)

@@ -67,11 +67,34 @@ def predict_point(settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     model.predict_proba(query)
     point["first_s"] = round(time.perf_counter() - start, 3)
     model.predict_proba(query[:1])
-    point["fit_predict_s"] = _timed(lambda: fitted().predict_proba(query), s["repeats"])
-    point["predict_s"] = _timed(lambda: model.predict_proba(query), s["repeats"])
-    point["one_row_s"] = _timed(lambda: model.predict_proba(query[:1]), s["repeats"])
+    point["fit_predict_s"] = timed(lambda: fitted().predict_proba(query), s["repeats"])
+    point["predict_s"] = timed(lambda: model.predict_proba(query), s["repeats"])
+    point["one_row_s"] = timed(lambda: model.predict_proba(query[:1]), s["repeats"])
     point["peak_mb"] = runtime.peak_memory_mb()
     return point
+
+
+def tabicl_beside(point: dict[str, Any], settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
+    """The point of TabICL's network (`priorax.bench_tabicl`) beside one of ours, with the same keys.
+
+    Args:
+      point: ours, as `predict_point` gives it.
+      settings, fresh: as for `predict_point`.
+
+    Returns:
+      ``network`` ("tabicl VERSION, ... parameters, random weights"), then the keys of ``point``; None where TabICL has
+      no such thing (a compile cache).
+
+    Raises:
+      MissingError: its process failed; the message holds the last line it wrote.
+    """
+    command = [sys.executable, "-m", "priorax.bench_tabicl"]
+    asked = settings | {"threads": runtime.cpu_count()}
+    found = _ask(command, asked, {})
+    found["process_s"] = _ask(command, asked | {"once": True}, {})["process_s"] if fresh else None
+    sizes = {name: settings[name] for name in ("context", "columns", "queries")} | {"n_estimators": 1}
+    network = f"tabicl {found['version']}, {found['parameters'] / 1e6:.1f} M parameters, random weights"
+    return {"network": network} | {name: sizes.get(name, found.get(name)) for name in point}
 
 
 def latency(seconds: list[float]) -> dict[str, float]:
@@ -83,7 +106,8 @@ def latency(seconds: list[float]) -> dict[str, float]:
     return {name: round(float(value), 5) for name, value in named.items()}
 
 
-def _timed(work: Callable[[], Any], repeats: int) -> dict[str, float]:
+def timed(work: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """`latency` of calling ``work`` that many times."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, DataError, ThresholdError
+from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,10 @@ class BenchPredict(_Bench):
     process_s is a new process (import, fit, predict), process_no_cache_s the same with an empty compile cache, first_s
     the first call in this process. fit_predict_s encodes the training rows and answers all queries; predict_s answers
     them against the cached context, one_row_s a single one.
+
+    Where the package tabicl is installed, and on a CPU, rows of their own give the same times for the network of TabICL
+    v2: its published configuration with random weights, one member, as many threads, in a process of its own right
+    after ours. Its preparation of tables is not counted.
     """
 
     shapes: tuple[str, ...] = ("500x30", "1000x20")
@@ -125,6 +129,8 @@ class BenchPredict(_Bench):
     """Weights file; the shipped ones when left out."""
     fresh: bool = True
     """Also time new processes."""
+    tabicl: bool = True
+    """Also time TabICL's network, where it is installed."""
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.bench_predict import predict_point
@@ -133,13 +139,43 @@ class BenchPredict(_Bench):
         for name, low in (("queries", 1), ("n_estimators", 1), ("classes", 2)):
             if getattr(self, name) < low:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {low}")
+        beside = self.tabicl and _can_time_tabicl()
         points = []
         for rows, columns in map(_shape, self.shapes):
             output.log(f"bench predict {rows}x{columns}, {self.queries} queries")
             sizes = {"context": rows, "columns": columns}
             asked = {name: getattr(self, name) for name in ("queries", "classes", "n_estimators", "model", "seed", "repeats")}
-            points.append(predict_point(sizes | asked, fresh=self.fresh))
+            point = predict_point(sizes | asked, fresh=self.fresh)
+            points.append(point)
+            if beside:
+                points[-1] = {"network": "priorax"} | point
+                points += self._tabicl(point, sizes | asked)
         self._finish("predict", points, "fit_predict_s", False)
+
+    def _tabicl(self, point: dict[str, Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """TabICL's point, or none and a line that says why: what another package does must not cost our own figures."""
+        from priorax.bench_predict import tabicl_beside
+
+        try:
+            return [tabicl_beside(point, settings, fresh=self.fresh)]
+        except MissingError as error:
+            output.log(f"TabICL's network is left out: {error}")
+            return []
+
+
+def _can_time_tabicl() -> bool:
+    """Whether TabICL's network can be timed here; if not, one line says why."""
+    import importlib.util
+
+    import jax
+
+    if importlib.util.find_spec("tabicl") is None:
+        output.log("TabICL's network is not timed beside ours: tabicl is not installed (pip install tabicl)")
+    elif jax.default_backend() != "cpu":
+        output.log("TabICL's network is not timed beside ours: that is done on a CPU only (--device cpu)")
+    else:
+        return True
+    return False
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -208,6 +244,8 @@ def _spread(values: list[float], digits: int = 4) -> dict[str, float]:
 
 def _table(points: list[dict[str, Any]]) -> str:
     def show(value: Any) -> str:
+        if value is None:
+            return "-"
         if isinstance(value, dict):
             p95 = f", p95 {value['p95']:,g}" if "p95" in value else ""
             return f"{value['median']:,g} ({value['min']:,g}-{value['max']:,g}{p95})"
@@ -220,12 +258,12 @@ def _compare(points: list[dict[str, Any]], base: Path, measure: str, higher: boo
     try:
         old = json.loads(base.read_text())
         old = old["points"] if isinstance(old, dict) else old
-        table = {_key(p): p[measure]["median"] for p in old}
+        table = {_key(p): p[measure]["median"] for p in old if _is_ours(p)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"--compare {base} cannot be read as a benchmark result: {error}") from None
     worse = []
     for p in points:
-        if _key(p) not in table:
+        if not _is_ours(p) or _key(p) not in table:
             continue
         before, now = table[_key(p)], p[measure]["median"]
         change = 100 * (now / before - 1) * (1 if higher else -1)
@@ -234,6 +272,10 @@ def _compare(points: list[dict[str, Any]], base: Path, measure: str, higher: boo
             worse.append(f"{_key(p)}: {measure} {before:g} -> {now:g}")
     if worse:
         raise ThresholdError(f"worse than {base} by more than {percent:g} %: {'; '.join(worse)}")
+
+
+def _is_ours(point: dict[str, Any]) -> bool:
+    return point.get("network", "priorax") == "priorax"
 
 
 def _key(point: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, this package and what its numbers depend on; absent packages are left out."""
     found = {"python": platform.python_version()}
     for name in ("priorax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "safetensors",
-                 "pyarrow", "h5py", "pandas", "openml"):  # fmt: skip
+                 "pyarrow", "h5py", "pandas", "openml", "torch", "tabicl"):  # fmt: skip
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -135,5 +135,10 @@ def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+    try:  # getrusage starts from the size of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)

@@ -78,3 +78,26 @@ def test_tabarena_makes_experiments_of_it(tiny_weights):
 
     (experiment,) = config_generator(n_estimators=1).generate_all_bag_experiments(num_random_configs=0)
     assert "Priorax" in experiment.name
+
+
+def test_the_official_runner_runs_it(iris, tmp_path, tiny_weights, monkeypatch):
+    """From the experiment to its results through TabArena's own runner, on a table of ours, without a network."""
+    pytest.importorskip("tabarena.benchmark.experiment", reason="tabarena is not installed")
+    from priorax.eval.contrib_tabarena import config_generator
+    from tabarena.benchmark.experiment.experiment_utils import ExperimentBatchRunner
+    from tabarena.benchmark.task.metadata.collection import TaskMetadataCollection
+    from tabarena.benchmark.task.user_task import UserTask
+
+    monkeypatch.chdir(tmp_path)  # AutoGluon makes a folder where it runs
+    X, y = iris
+    table = X.assign(species=y.to_numpy()).astype({"species": "category"}).reset_index(drop=True)
+    task = UserTask(task_name="flowers", task_cache_path=tmp_path / "tasks")
+    splits = {0: {0: (list(range(100)), list(range(100, 150)))}}
+    made = task.create_task(target_feature="species", problem_type="classification", dataset=table, splits=splits)
+    task.save_task(made)
+    generator = config_generator(n_estimators=1, weights=str(tiny_weights))
+    tasks = TaskMetadataCollection.from_user_tasks(task)
+    runner = ExperimentBatchRunner(str(tmp_path / "out"), tasks, user_tasks=[task])
+    (result,) = runner.run_all(methods=generator.generate_all_bag_experiments(num_random_configs=0))
+    assert result["problem_type"] == "multiclass" and result["metric"] == "log_loss"
+    assert 0 < result["metric_error"] < 0.7  # guessing: log(3) = 1.1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,7 @@ def test_a_failed_export_is_exit_code_7_and_leaves_nothing(capsys, tmp_path, mon
 def test_bench_predict_tells_cold_warm_and_one_row(capsys, tmp_path):
     out = tmp_path / "b.json"
     args = ["bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "5", "--model", TINY,
-            "--n-estimators", "1", "--no-fresh", "--out", out]  # fmt: skip
+            "--n-estimators", "1", "--no-fresh", "--no-tabicl", "--out", out]  # fmt: skip
     code, text, _ = run(capsys, *args, "--json")
     (point,) = json.loads(text)
     assert code == 0 and (point["context"], point["columns"], point["queries"]) == (40, 4, 30)
@@ -57,10 +59,54 @@ def test_bench_predict_tells_cold_warm_and_one_row(capsys, tmp_path):
     assert code == 0 and "p95" in text and "one_row_s" in text
 
 
+def test_bench_predict_says_that_tabicl_is_not_there(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tabicl", None)  # as if it were not installed
+    args = ["bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "1", "--model", TINY, "--no-fresh"]
+    code, text, err = run(capsys, *args, "--json")
+    (point,) = json.loads(text)
+    assert code == 0 and "tabicl is not installed" in err and "network" not in point
+
+
+def test_bench_predict_times_tabicl_beside_ours(capsys, tmp_path):
+    for package in ("tabicl", "torch"):
+        pytest.importorskip(package, reason="TabICL is not installed (pip install tabicl)")
+    args = ["bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "2", "--model", TINY, "--no-fresh"]
+    code, text, err = run(capsys, *args, "--json", "--out", tmp_path / "b.json")
+    ours, theirs = json.loads(text)
+    assert code == 0, err
+    assert ours["network"] == "priorax" and theirs["network"].startswith("tabicl 2") and list(ours) == list(theirs)
+    assert theirs["n_estimators"] == 1 and theirs["columns"] == 4 and theirs["context"] == 40
+    for name in ("fit_predict_s", "predict_s", "one_row_s"):
+        assert 0 < theirs[name]["min"] <= theirs[name]["median"] <= theirs[name]["max"]
+    # A slower TabICL is not a regression of ours.
+    saved = json.loads((tmp_path / "b.json").read_text())
+    saved["points"][1]["fit_predict_s"]["median"] = 1e-9
+    (tmp_path / "b.json").write_text(json.dumps(saved))
+    code, text, err = run(capsys, *args, "--compare", tmp_path / "b.json", "--max-regression", "100000")
+    assert code == 0 and "tabicl 2" in text and "random weights" in text, err
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_its_parent(tmp_path):
+    pytest.importorskip("resource", reason="this system has no getrusage")
+    script = tmp_path / "peak.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        "from priorax import runtime\n"
+        "if len(sys.argv) == 1:\n"
+        "    large = b'x' * 400_000_000\n"
+        "    subprocess.run([sys.executable, __file__, 'child'], check=True)\n"
+        "    assert runtime.peak_memory_mb() > 400\n"
+        "else:\n"
+        "    print(runtime.peak_memory_mb())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert 1 < float(done.stdout) < 300
+
+
 @pytest.mark.slow
 def test_bench_predict_starts_new_processes(run_cli):
     done = run_cli("bench", "predict", "--shapes", "40x4", "--queries", "30", "--repeats", "2", "--model", TINY,
-                   "--json")  # fmt: skip
+                   "--no-tabicl", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (point,) = json.loads(done.stdout)
     assert 0 < point["process_s"] and 0 < point["process_no_cache_s"]

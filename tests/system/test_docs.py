@@ -56,6 +56,8 @@ def test_the_guide_runs(line, language, text, reader, monkeypatch, capsys):
         pytest.importorskip(package, reason=f"the guide needs {package}")
     if "networkx" in text:
         pytest.importorskip("networkx", reason="this block needs networkx")
+    if "shap_values" in text:
+        pytest.importorskip("shap", reason="this block needs shap")
     folder, names = reader
     monkeypatch.chdir(folder)
     if language == "python":
