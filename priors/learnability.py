@@ -37,17 +37,21 @@ def _one(stream: Stream, x: jax.Array, y: jax.Array, n_features: jax.Array, clas
         weight = jnp.sum(keys.uniform(own, (rows,))[:, None] >= jnp.asarray(_POISSON), axis=1).astype(jnp.float32)
         weighted = jnp.concatenate([target, ones], axis=1) * weight[:, None]
         leaf = jnp.zeros((rows,), jnp.int32)
+        total = jnp.sum(weighted, axis=0)[None]
         for level in range(DEPTH):
             u = keys.uniform(keys.sub(own, 1 + level), (CANDIDATES, 2))
             column = jnp.minimum(jnp.floor(u[:, 0] * n_features), n_features - 1.0).astype(jnp.int32)
             row = jnp.floor(u[:, 1] * rows).astype(jnp.int32)
             v = x[column]  # [candidates, R]
-            went = 2 * leaf[None, :] + (v > jnp.take_along_axis(v, row[:, None], axis=1)).astype(jnp.int32)
-            leaves = (went[:, None, :] == jnp.arange(2 ** (level + 1), dtype=jnp.int32)[:, None]).astype(jnp.float32)
-            sums = jnp.einsum("clr,rk->clk", leaves, weighted)
-            gain = jnp.sum(sums[..., :-1] ** 2 / (sums[..., -1:] + 1.0), axis=(1, 2))
+            right = v > jnp.take_along_axis(v, row[:, None], axis=1)
+            inside = (leaf == jnp.arange(2**level, dtype=jnp.int32)[:, None]).astype(jnp.float32)  # [leaves, R]
+            # Only what goes right is summed; what goes left is the rest of the leaf.
+            up = jnp.einsum("clr,rk->clk", inside[None] * right[:, None, :], weighted)
+            sums = jnp.stack([total[None] - up, up], axis=2)  # [candidates, leaves, side, classes and weight]
+            gain = jnp.sum(sums[..., :-1] ** 2 / (sums[..., -1:] + 1.0), axis=(1, 2, 3))
             best = jnp.argmax(gain)
-            leaf, total = went[best], sums[best]
+            leaf = 2 * leaf + right[best].astype(jnp.int32)
+            total = sums[best].reshape(2 ** (level + 1), -1)
         value = total[:, :-1] / (total[:, -1:] + 1.0)
         outside = (weight == 0).astype(jnp.float32)
         return value[leaf] * outside[:, None], outside

@@ -237,6 +237,14 @@ def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     return [name]
 
 
+def _csv_column(values: np.ndarray, codes: bool) -> list[str]:
+    """Cells of a column f32[R]: the fewest digits that give the same f32 again, or whole numbers; empty where missing."""
+    missing = np.isnan(values)
+    if codes:
+        values = np.where(missing, 0, values).astype(np.int64)
+    return np.where(missing, "", values.astype(str)).tolist()
+
+
 def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     """One folder per part; for each task `task-ID.csv` (columns num_0, cat_1, ..., target, split; empty cell = missing)
     and a sidecar `task-ID.json` (classes, cardinalities and, where asked for, the causal graph and facts)."""
@@ -246,13 +254,10 @@ def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
         for t in chunk:
             base = f"{info.stem}/task-{t.task_id:09d}"
             header = [f"{'cat' if c else 'num'}_{j}" for j, c in enumerate(t.categorical)]
-            lines = [",".join([*header, "target", "split"])]
-            for i in range(t.n_rows):
-                cells = [
-                    "" if np.isnan(v) else str(int(v)) if c else repr(float(np.float32(v)))
-                    for v, c in zip(t.x[i], t.categorical, strict=True)
-                ]
-                lines.append(",".join([*cells, str(int(t.y[i])), "train" if i < t.n_context else "test"]))
+            split = ["train"] * t.n_context + ["test"] * (t.n_rows - t.n_context)
+            columns = [_csv_column(t.x[:, j], bool(c)) for j, c in enumerate(t.categorical)]
+            rows = zip(*columns, map(str, t.y.tolist()), split, strict=True)
+            lines = [",".join([*header, "target", "split"]), *map(",".join, rows)]
             (folder / f"{base}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
             sidecar = {
                 "task_id": t.task_id, "n_classes": t.n_classes, "n_context": t.n_context,

@@ -53,8 +53,10 @@ def prompt(task: TaskRecord, schema: str = "messages", token_budget: int = 110_0
     room = max((token_budget - 200 - len(queries) * (per_row + 16)) // per_row, 0)
     first_seen = {int(np.flatnonzero(task.y[: task.n_context] == c)[0]) for c in range(task.n_classes)}
     context = [i for i in range(task.n_context) if i < room or i in first_seen]
-    train = [f"{','.join(map(str, codes[i]))}|{task.y[i]}" for i in context]
-    test = [f"ID {k}:{','.join(map(str, codes[i]))}" for k, i in enumerate(queries)]
+    text = [",".join(map(str, row)) for row in codes.tolist()]  # Python's integers, which are quicker to write than NumPy's
+    labels = task.y.tolist()
+    train = [f"{text[i]}|{labels[i]}" for i in context]
+    test = [f"ID {k}:{text[i]}" for k, i in enumerate(queries)]
     user = "\n".join(
         [
             "[Data]",
