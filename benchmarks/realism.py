@@ -78,9 +78,8 @@ def meta_features(x: np.ndarray, y: np.ndarray, categorical: np.ndarray, seed: i
 def real_tables(suite: str, cache: str | None, seed: int):
     """(x, y, categorical) of every data set of a suite, cut to size."""
     import pandas as pd
-    from sklearn.model_selection import train_test_split
-
     from priorax.eval.suites import load_suite
+    from sklearn.model_selection import train_test_split
 
     for data in load_suite(suite, openml_cache=cache):
         rng = np.random.default_rng(seed)
@@ -103,9 +102,9 @@ def real_tables(suite: str, cache: str | None, seed: int):
 def synthetic_tables(prior_name: str, sizes: list[tuple[int, int]], seed: int):
     """One synthetic table for every (rows, columns) wanted, padded shapes shared."""
     import jax
+    from priorax.priors.records import records
 
     from priorax import load_prior, sample
-    from priorax.priors.records import records
 
     prior = load_prior(prior_name)
     for padded in ROWS:
@@ -158,7 +157,7 @@ def compare(real: list[dict], fake: list[dict], seed: int) -> dict:
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     a, b = (np.array([list(t.values()) for t in side], float) for side in (real, fake))
-    quantiles = lambda v: [round(float(q), 3) for q in np.quantile(v, [0.05, 0.5, 0.95])]  # noqa: E731
+    quantiles = lambda v: [round(float(q), 3) for q in np.quantile(v, [0.05, 0.5, 0.95])]
     features = {}
     for j, key in enumerate(real[0]):
         low, high = np.quantile(b[:, j], [0.025, 0.975])

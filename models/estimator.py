@@ -174,7 +174,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) == 1:
             return np.ones((len(x), 1))
         probabilities = []
-        for member, z in zip(self.members_, self._logits(x), strict=True):
+        for _, z in zip(self.members_, self._logits(x), strict=True):
             z = z / self.softmax_temperature
             p = np.exp(z - z.max(1, keepdims=True))
             probabilities.append(p / p.sum(1, keepdims=True))

@@ -8,7 +8,6 @@ largest reduction of squared error, which is all dense arithmetic and runs insid
 
 from __future__ import annotations
 
-
 import jax
 import jax.numpy as jnp
 
@@ -79,7 +78,7 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
     x = jnp.swapaxes(jnp.nan_to_num(batch.x[:, :SCORED_ROWS]), 1, 2)
     # Randomness by task id: the score belongs to the task, not to its place in a batch.
     stream = jax.vmap(lambda i: keys.task_stream(jax.random.key(0x1EA2), i))(batch.info["task_id"])
-    score = lambda args: _one(*args, classes)  # noqa: E731
+    score = lambda args: _one(*args, classes)
     return jax.lax.map(score, (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32)))
 
 

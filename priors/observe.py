@@ -133,7 +133,7 @@ def observe(
         def prototype(_):
             # Nearest of a few reference rows in the node's own space.
             node = plan.column_node[:, c]
-            cut = lambda x: jax.vmap(lambda y, i: jax.lax.dynamic_slice_in_dim(y, i * w, w, 0))(x, node)  # noqa: E731
+            cut = lambda x: jax.vmap(lambda y, i: jax.lax.dynamic_slice_in_dim(y, i * w, w, 0))(x, node)
             levels = jnp.minimum(keys.log_integer(u[:, 2, 0], *law["levels"]), sizes.anchors)
             centre, z = cut(reference)[..., : sizes.anchors], cut(values)
             far = jnp.sum(centre**2, axis=1)[:, :, None] - 2.0 * jnp.einsum(

@@ -67,7 +67,7 @@ def root_rows(sizes: Sizes, kind: jax.Array, act: jax.Array, stream: Stream, row
     table = params[:, : w * max(levels, a, 2 * w)].reshape(params.shape[0], w, -1)
     mixing = params[:, -w * w :].reshape(-1, w, w)
     knob = jax.vmap(lambda s: keys.uniform(keys.sub(s, 1), (4,)))(own)
-    product = lambda m, v: jnp.einsum("loi,lir->lor", m, v, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    product = lambda m, v: jnp.einsum("loi,lir->lor", m, v, precision=jax.lax.Precision.HIGHEST)
 
     def member(u, count):
         """One of `count` members by a Zipf-like law (from even to steep), as one-hot f32[L, count_max, r]."""
@@ -216,7 +216,7 @@ def propagate(
         out = jnp.where(alive[:, None, None], out, 0.0)
 
         def fold(op):
-            squash = lambda v: jnp.clip(v, -30.0, 30.0)  # noqa: E731
+            squash = lambda v: jnp.clip(v, -30.0, 30.0)
             return [lambda a, b: b, lambda a, b: a + b, lambda a, b: squash(a) * squash(b), jnp.maximum,
                     lambda a, b: jnp.logaddexp(squash(a), squash(b))][op]  # fmt: skip
 

@@ -103,7 +103,7 @@ def sample_block(
         columns,
     )
     target = jnp.take_along_axis(target, order, axis=1)
-    each = lambda v: jnp.broadcast_to(v, (lanes,))  # noqa: E731
+    each = lambda v: jnp.broadcast_to(v, (lanes,))
     is_rule = cohort.target == TARGETS.index("rule")
     info = {
         "task_id": ids,
@@ -154,7 +154,7 @@ def sample_blocks(
     one compiled program serves any number of blocks up to n. A loop, not a vmap: a block's branches stay scalars, and its
     working set stays in cache.
     """
-    one = lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b)  # noqa: E731
+    one = lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b)
     count = blocks.shape[0]
     out = jax.tree.map(
         lambda v: jnp.zeros((count, *v.shape), v.dtype), jax.eval_shape(one, jax.ShapeDtypeStruct((), blocks.dtype))

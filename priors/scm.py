@@ -112,7 +112,7 @@ class SCM:
                 raise ValueError(f"do({where!r}): value {value} is not finite")
             for d in dims:
                 keep[node, d], add[node, d] = (1.0 if shift else 0.0), value
-        tile = lambda v: jnp.broadcast_to(v, (self.n_tasks, n, w))  # noqa: E731
+        tile = lambda v: jnp.broadcast_to(v, (self.n_tasks, n, w))
         return Intervention(tile(keep), tile(add))
 
     def counterfactual(self, rows: int | np.ndarray, do: Intervention) -> tuple[dict, dict]:
@@ -210,7 +210,7 @@ def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]
 
     def one(args):
         cohort, law, plan, params, stream, reference, do = args
-        lane = lambda t: jax.tree.map(lambda v: v[None], t)  # noqa: E731
+        lane = lambda t: jax.tree.map(lambda v: v[None], t)
         plan, params, stream, do = lane(plan), lane(params), lane(stream), lane(do)
         values, _ = propagate(sizes, cohort, plan, law, stream, rows, params, do)
         reference = reference[None]

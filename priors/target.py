@@ -68,7 +68,7 @@ def assign_classes(
     w, k = sizes.width, sizes.classes
     own = keys.sub(stream, Purpose.TARGET)
     row_stream = keys.sub(stream, Purpose.TARGET_ROWS)
-    draw = lambda i, *shape: jax.vmap(lambda s: keys.uniform(keys.sub(s, i), shape))(own)  # noqa: E731
+    draw = lambda i, *shape: jax.vmap(lambda s: keys.uniform(keys.sub(s, i), shape))(own)
     u = draw(100, 10)
     k_used = plan.n_classes
     inside = jnp.arange(k)[None, :] < k_used[:, None]
@@ -90,7 +90,7 @@ def assign_classes(
     # A power law over dimensions, from one dimension deciding to all.
     direction = direction * jnp.exp(keys.between(u[:, :1], 0.0, 3.0) * jnp.log(draw(102, 2 * w)))
     direction = direction / (jnp.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
-    project = lambda v: jnp.einsum("lw,lwr->lr", direction, v, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    project = lambda v: jnp.einsum("lw,lwr->lr", direction, v, precision=jax.lax.Precision.HIGHEST)
     score, score_ref = project(z), project(z_ref)
     concentration = keys.log_between(u[:, 1], *law["class_concentration"])
 
@@ -151,7 +151,7 @@ def assign_classes(
         def product(_):
             centre = jnp.mean(v_ref, axis=2, keepdims=True)
             spread = jnp.std(v_ref, axis=2, keepdims=True) + 1e-6
-            times = lambda x: jnp.prod(jnp.where(counts[:, :, None], (x - centre) / spread, 1.0), axis=1)  # noqa: E731
+            times = lambda x: jnp.prod(jnp.where(counts[:, :, None], (x - centre) / spread, 1.0), axis=1)
             return by_shares(times(v), times(v_ref), _class_shares(draw(109, k), concentration, k_used))
 
         def lookup(_):

@@ -120,7 +120,7 @@ def check_tasks(batch: TaskBatch) -> None:
     with np.errstate(invalid="ignore"):
         wrong = ~np.isnan(x) & ((x != np.round(x)) | (x < 0) | (x >= cardinality[:, None, :]))
     wrong = wrong.any(1) & coded
-    first = lambda b: int(np.argmax(wrong[b]))  # noqa: E731
+    first = lambda b: int(np.argmax(wrong[b]))
     refuse(
         wrong.any(1),
         lambda b: f"categorical column {first(b)} holds codes outside 0..{cardinality[b, first(b)] - 1}",

@@ -131,7 +131,7 @@ def _arrow_batch(tasks: list[TaskRecord], schema: Any, with_graph: bool, with_in
         graphs = [_graph(t) for t in tasks]
         columns += [
             pa.array([g.n_nodes for g in graphs], pa.int32()),
-            pa.array([[{"src": s, "dst": d, "lag": l} for s, d, l in g.edges.tolist()] for g in graphs],
+            pa.array([[{"src": s, "dst": d, "lag": lag} for s, d, lag in g.edges.tolist()] for g in graphs],
                      schema.field("edges").type),
             lists([g.node_of_feature.astype(np.int32) for g in graphs], pa.int32()),
             pa.array([g.target_node for g in graphs], pa.int32()),

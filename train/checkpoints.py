@@ -104,7 +104,7 @@ def restore_checkpoint(path: Path, like: TrainState) -> Checkpoint:
     try:
         with _orbax() as checkpointer:
             arrays = checkpointer.restore(path.absolute() / "state", target)
-    except Exception as error:  # noqa: BLE001 - orbax raises many kinds; all mean that this is not the state asked for
+    except Exception as error:  # orbax raises many kinds; all mean that this is not the state asked for
         raise DataError(f"{path} does not fit this recipe's network and optimiser: {str(error)[:300]}") from None
     for name, leaf in target.items():
         if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:

@@ -28,7 +28,7 @@ class MetricsFile:
                 except (ValueError, KeyError, TypeError):
                     break  # a torn last line
         write_text(path, "".join(line + "\n" for line in kept))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+        self._file = open(path, "a", encoding="utf-8")  # lives as long as the run
 
     def write(self, **values: Any) -> None:
         self._file.write(json.dumps({k: _plain(v) for k, v in values.items()}) + "\n")

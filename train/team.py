@@ -77,7 +77,7 @@ class Team:
         if self.leads:
             try:
                 result = work(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others must hear of it
+            except Exception as error:  # whatever it is, the others must hear of it
                 caught = error
         told = self.share([result, None if caught is None else [type(caught).__name__, str(caught)[: _BYTES // 8]]])
         if caught is not None:

@@ -28,11 +28,11 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from priorax.allocator import keep_memory as keep_memory
     from priorax.configs import PrioraxError as PrioraxError
     from priorax.configs import load_prior as load_prior
     from priorax.configs import load_recipe as load_recipe
     from priorax.eval.harness import evaluate as evaluate
-    from priorax.allocator import keep_memory as keep_memory
     from priorax.models.estimator import PFNClassifier as PFNClassifier
     from priorax.priors import TableShape as TableShape
     from priorax.priors import TaskBatch as TaskBatch

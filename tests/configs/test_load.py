@@ -9,7 +9,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-
 from priorax.configs import load
 from priorax.configs.errors import ConfigError, PrioraxError
 from priorax.configs.load import config_digest, load_yaml, preset_names, preset_path, to_yaml

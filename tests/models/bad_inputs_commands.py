@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from bad_input_case import TINY, case
-from priorax import cli
 from priorax.configs.errors import ConfigError, DataError
+
+from priorax import cli
 
 COMMANDS = "Files and flags (`priorax predict`)"
 GOOD = "a,b,y\n" + "".join(f"{i},{'uv'[i % 2]},{'no' if i % 3 else 'yes'}\n" for i in range(20))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from priorax.configs import load_prior
 from priorax.configs.errors import ConfigError, DataError, ThresholdError
 from priorax.priors import sample

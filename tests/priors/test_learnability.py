@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from priorax.configs import load_prior
 from priorax.priors import TableShape, check_tasks, make_sampler, sample
 from priorax.priors.learnability import ACCEPT_Z, learnability, select_learnable

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-
 from priorax.configs import ConfigError, load_prior
 from priorax.configs.prior import Laws, member_names
 from priorax.priors import check_tasks, law_arrays
@@ -125,7 +124,7 @@ def test_rounding_and_outliers_do_what_they_say(sampler):
     plain, y = draw()
     rounded, _ = draw(rounding_rate=1.0, rounding_step=[0.4, 0.4])
     spiked, same_y = draw(outlier_rate=1.0, outlier_share=[0.05, 0.05], outlier_size=[20.0, 20.0])
-    distinct = lambda x: np.median([len(np.unique(c)) for c in x])  # noqa: E731
+    distinct = lambda x: np.median([len(np.unique(c)) for c in x])
     assert distinct(rounded) < 20 < distinct(plain)
     assert np.array_equal(y, same_y), "corruption comes after the class"
     changed = (spiked != plain).mean(axis=1)

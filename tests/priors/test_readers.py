@@ -8,7 +8,6 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-
 from priorax.configs.errors import DataError
 from priorax.priors.readers import inspect_dump, read_tabicl
 from priorax.priors.writers_tabicl import save_tensors

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from priorax.configs import load_prior
 from priorax.configs.prior import COMBINES, FAMILIES
-from priorax.priors import sample
-from priorax.priors import keys
+from priorax.priors import keys, sample
 from priorax.priors.activations import ACTIVATIONS
 from priorax.priors.keys import Purpose
 from priorax.priors.levels import level_effects, quantiser
@@ -42,7 +40,7 @@ def family_row(name, sizes, wt, anchors, act, x):
     """One mechanism for one row: x f64[P], anchors f64[P, A] -> f64[W]. Written from the docstrings, with loops."""
     cut, p, h, w = Cut(wt["normal"]), sizes.inputs, sizes.hidden, sizes.width
     scale = wt["relevance"] / np.sqrt(p)
-    activation = lambda v: np.clip(np.asarray(ACTIVATIONS[act](jnp.asarray(np.clip(v, -50, 50), jnp.float32)), np.float64), -1e4, 1e4)  # noqa: E731
+    activation = lambda v: np.clip(np.asarray(ACTIVATIONS[act](jnp.asarray(np.clip(v, -50, 50), jnp.float32)), np.float64), -1e4, 1e4)
     used = max(2, min(sizes.anchors, int(np.floor(np.exp(np.log(2.0) + wt["uniform"][0] * np.log((sizes.anchors + 1) / 2.0))))))
 
     def split(count, index):
@@ -106,7 +104,7 @@ def family_row(name, sizes, wt, anchors, act, x):
 
 
 def fold(op, a, b):
-    squash = lambda v: np.clip(v, -30, 30)  # noqa: E731
+    squash = lambda v: np.clip(v, -30, 30)
     return {"sum": lambda: a + b, "product": lambda: squash(a) * squash(b), "max": lambda: np.maximum(a, b),
             "logsumexp": lambda: np.logaddexp(squash(a), squash(b))}[op]()  # fmt: skip
 
@@ -134,7 +132,7 @@ one_root = jax.jit(root_rows, static_argnums=0)
 
 def interpret(model, do):
     """f64[N, W, ROWS] of a one-task model, do: {node: value}."""
-    host = lambda t: jax.tree.map(lambda v: np.asarray(v)[0], t)  # noqa: E731
+    host = lambda t: jax.tree.map(lambda v: np.asarray(v)[0], t)
     sizes, plan, cohort, params = model.sizes, host(model.plan), host(model.cohort), host(model.params)
     law = jax.tree.map(lambda v: v[0], model.law)
     stream = jax.tree.map(lambda v: v[0], model.stream)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from priorax.configs import load_prior
 from priorax.configs.prior import FAMILIES, PriorConfig, Sizes
 from priorax.priors import TableShape, TaskBatch, check_tasks, law_arrays, make_sampler, sample
@@ -59,7 +58,7 @@ def test_every_broken_rule_is_named(why):
     x = np.zeros((8, 64, 8), np.float32)
     x[:, :, 0], x[:, :, 1] = np.linspace(-1, 1, 64), np.arange(64) % 3
     x[:, 9, 1] = np.nan
-    each = lambda v: np.full(8, v, np.int32)  # noqa: E731
+    each = lambda v: np.full(8, v, np.int32)
     good = TaskBatch(
         x=x, y=np.tile(np.arange(64, dtype=np.int32) % 2, (8, 1)), n_features=each(3), n_classes=each(2), n_context=each(40),
         categorical=np.tile(np.arange(8) == 1, (8, 1)), cardinality=np.tile(3 * (np.arange(8) == 1), (8, 1)),
@@ -210,7 +209,7 @@ def test_bad_arguments_are_refused(kwargs, message):
 def test_any_law_gives_valid_tasks(compiled, graph_scm_laws, seed, two, missing, noise, mix, gain, family, least):
     """Laws are traced, so hypothesis moves through them without compiling."""
     laws = dict(graph_scm_laws)
-    one = lambda v: np.asarray([v], np.float32)  # noqa: E731
+    one = lambda v: np.asarray([v], np.float32)
     laws |= {
         "classes_two_rate": one(two), "missing_rate": one(missing), "mix_rate": one(mix), "columns_least": one(least),
         "noise_level": one([noise / 2, noise]), "activation_gain": one([gain / 2, gain]),

@@ -5,7 +5,6 @@ import dataclasses
 import networkx
 import numpy as np
 import pytest
-
 from priorax.configs import load_prior
 from priorax.configs.prior import NUMERIC_COLUMNS, TargetWeights
 from priorax.priors import sample

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from priorax.configs.errors import ConfigError, DataError
 from priorax.priors.records import INFO, TaskGraph, TaskRecord, group_equal, impute
 from priorax.priors.writers import FORMATS, PartInfo, read_parquet

@@ -244,8 +244,9 @@ def test_bench_prior_json_and_comparison(tmp_path, run_cli):
     record = json.loads(base.read_text())
     record["points"][0]["tasks_per_s"]["median"] *= 1000
     base.write_text(json.dumps(record))
-    from priorax.cmd_bench import _compare
     from priorax.configs.errors import ThresholdError
+
+    from priorax.cmd_bench import _compare
 
     with pytest.raises(ThresholdError, match="rows=64"):
         _compare([point], base, "tasks_per_s", True, 10.0)

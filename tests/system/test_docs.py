@@ -61,7 +61,7 @@ def test_the_guide_runs(line, language, text, reader, monkeypatch, capsys):
     folder, names = reader
     monkeypatch.chdir(folder)
     if language == "python":
-        exec(compile(text, f"guide.md, line {line}", "exec"), names)  # noqa: S102  the guide is ours
+        exec(compile(text, f"guide.md, line {line}", "exec"), names)  # the guide is ours
         return
     assert language == "bash", f"a block of {language}"
     for command in filter(None, map(str.strip, text.splitlines())):

@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from priorax.eval import evaluate
 
 from priorax.cli import main
-from priorax.eval import evaluate
 
 pytest.importorskip("pyarrow", reason="results are read back as Parquet")
 CLASSIC = ["evaluate", "--model", "none", "--baselines", "majority,knn,logistic_regression", "--tasks", "iris", "wine"]
