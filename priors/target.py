@@ -235,6 +235,9 @@ def settle_classes(
 
     order = jax.lax.cond(outside.any(), reorder, lambda _: jnp.broadcast_to(place, y.shape), None)
     u = jax.vmap(lambda s: keys.uniform(keys.sub(keys.sub(s, Purpose.TARGET), 400), (k,)))(stream)
-    name = jnp.sum((u[:, None, :] < u[:, :, None]) & exists[:, None, :], axis=2)
+    # Two equal numbers (once in some hundred thousand tasks of ten classes) must not give two classes one name.
+    earlier = jnp.arange(k)[None, :] < jnp.arange(k)[:, None]
+    before = (u[:, None, :] < u[:, :, None]) | ((u[:, None, :] == u[:, :, None]) & earlier)
+    name = jnp.sum(before & exists[:, None, :], axis=2)
     y = jnp.take_along_axis(name, jnp.take_along_axis(y, order, axis=1), axis=1).astype(jnp.int32)
     return order.astype(jnp.int32), y, jnp.sum(exists, axis=1).astype(jnp.int32), fallback

@@ -69,6 +69,13 @@ def test_every_broken_rule_is_named(why):
         check_tasks(dataclasses.replace(good, **_BREAKS[why](good)))
 
 
+def test_classes_whose_random_numbers_are_equal_keep_names_of_their_own():
+    """Task 137478 of seed 99 draws the same number for two of its ten classes; they were once given one name."""
+    batch = sample(load_prior("default"), 99, [137478], **SHAPE)
+    assert int(batch.n_classes[0]) == 10 and set(np.asarray(batch.y)[0].tolist()) == set(range(10))
+    check_tasks(batch)
+
+
 def test_mixture_draws_all_components_kinds_and_corruptions():
     info = sample(load_prior("default"), 0, range(0, 4096, 8), **SHAPE).info
     assert set(np.asarray(info["component"])) == {0, 1, 2, 3}
