@@ -42,7 +42,9 @@ def _shuffle_codes(code: jax.Array, levels: jax.Array, u: jax.Array) -> jax.Arra
     """Renames codes 0 .. levels-1 by a random permutation. code i32[L, r], levels i32[L], u f32[L, K]."""
     k = u.shape[1]
     inside = jnp.arange(k)[None, :] < levels[:, None]
-    rank = jnp.sum((u[:, None, :] < u[:, :, None]) & inside[:, None, :], axis=2)  # [L, K]
+    earlier = jnp.arange(k)[None, :] < jnp.arange(k)[:, None]  # equal numbers must not give two levels one code
+    before = (u[:, None, :] < u[:, :, None]) | ((u[:, None, :] == u[:, :, None]) & earlier)
+    rank = jnp.sum(before & inside[:, None, :], axis=2)  # [L, K]
     return jnp.take_along_axis(rank, jnp.clip(code, 0, k - 1), axis=1)
 
 

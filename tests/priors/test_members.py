@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from priorax.configs import ConfigError, load_prior
 from priorax.configs.prior import Laws, member_names
 from priorax.priors import check_tasks, law_arrays
+from priorax.priors.observe import _shuffle_codes
 
 PRIOR = load_prior("graph_scm")
 MEMBERS = [
@@ -158,3 +160,9 @@ def test_every_member_has_a_name_of_its_own():
         assert load_prior(name).name == name
     with pytest.raises(ConfigError, match="Did you mean 'family:linear'"):
         load_prior("family:linaer")
+
+
+def test_levels_with_equal_random_numbers_keep_codes_of_their_own():
+    u = jnp.asarray([[0.5, 0.25, 0.5, 0.25, 0.9]])
+    codes = _shuffle_codes(jnp.arange(4)[None], jnp.asarray([4]), u)
+    assert sorted(np.asarray(codes)[0].tolist()) == [0, 1, 2, 3]
