@@ -130,18 +130,25 @@ def to_yaml(cfg: Any) -> str:
 
 
 def config_digest(cfg: Any) -> str:
-    """sha256 (hex) of the canonical JSON of a configuration. 1 and 1.0 are the same value; field order is no part."""
+    """sha256 (hex) of the canonical JSON of a configuration. 1 and 1.0 are the same value; field order is no part.
+
+    A field that came later (metadata ``added``) is left out while it has its default, under which everything is as it was
+    before there was the field: runs and dumps begun then go on.
+    """
 
     def canonical(v: Any) -> Any:
-        if isinstance(v, dict):
-            return {k: canonical(x) for k, x in v.items()}
-        if isinstance(v, list):
+        if dataclasses.is_dataclass(v) and not isinstance(v, type):
+            told = {f.name: (f, getattr(v, f.name)) for f in dataclasses.fields(v) if f.init}
+            return {k: canonical(x) for k, (f, x) in told.items() if not (f.metadata.get("added") and x == f.default)}
+        if isinstance(v, Mapping):
+            return {str(k): canonical(x) for k, x in v.items()}
+        if isinstance(v, (tuple, list)):
             return [canonical(x) for x in v]
         if isinstance(v, float) and math.isfinite(v) and v == int(v):
             return int(v)
         return v
 
-    text = json.dumps(canonical(to_dict(cfg)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(canonical(cfg), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -256,7 +256,8 @@ class Laws:
     duplicate_noise: tuple[float, float] = (0.003, 0.5)  # noise added to a copy
     # target
     classes_two_rate: float = 0.45
-    hidden_target_rate: float = 1.0  # share of tasks whose class may also read coordinates that no column can show
+    # Share of tasks whose class may also read coordinates that no column can show.
+    hidden_target_rate: float = dataclasses.field(default=1.0, metadata={"added": True})
     target: TargetWeights = TargetWeights(0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
     class_concentration: tuple[float, float] = (0.5, 20.0)  # Dirichlet-like: small is uneven
     temperature: tuple[float, float] = (0.1, 1.0)

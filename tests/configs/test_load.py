@@ -66,6 +66,20 @@ def test_reads_every_kind_of_field():
     assert isinstance(cfg.parts[0].rate, float) and isinstance(cfg.part.depth, int)
 
 
+def test_a_field_that_came_later_changes_no_digest_while_it_has_its_default():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        rate: float = 0.5
+
+    @dataclasses.dataclass(frozen=True)
+    class After:
+        rate: float = 0.5
+        more: float = dataclasses.field(default=1.0, metadata={"added": True})
+
+    assert config_digest(After()) == config_digest(Before())
+    assert config_digest(After(more=0.0)) != config_digest(Before())
+
+
 def test_round_trip_and_digest():
     cfg = load_yaml(TEXT, Whole)
     assert load_yaml(to_yaml(cfg), Whole) == cfg
