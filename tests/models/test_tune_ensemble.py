@@ -53,7 +53,8 @@ def test_tables_wider_than_a_member_are_refused(tune, tiny_weights):
 
 def test_it_runs_resumes_and_compares(tune, tiny_weights, tmp_path, capsys):
     args = ["--suite", "bundled", "--tasks", "iris", "wine", "--model", str(tiny_weights), "--out", str(tmp_path), "--folds", "1",
-            "--members", "4", "--n-estimators", "1", "4", "--temperatures", str(tune.defaults().temperature), "1.2", "--transforms", "none", "power"]  # fmt: skip
+            "--members", "4", "--n-estimators", "1", "4", "--transforms", "none", "power",
+            "--temperatures", str(tune.defaults().temperature), "1.2"]  # fmt: skip
     assert tune.main(args) == 0
     report = json.loads((tmp_path / "tune.json").read_text())
     assert report["data_sets"] == ["iris", "wine"] and report["base"] == str(tune.defaults())
