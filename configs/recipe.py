@@ -64,6 +64,8 @@ class Recipe:
       model: the network.
       shapes: table shapes trained on; at every point of the run at least one must be active.
       train: optimisation.
+      start_from: weights to start from instead of random ones: the path of a weights file, or ``default`` for those that ship.
+        Their network must be like ``model``, which may have more layers. The run keeps a copy.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Recipe:
     model: ModelConfig = ModelConfig()
     shapes: tuple[TaskShape, ...] = (TaskShape(),)
     train: TrainConfig = TrainConfig()
+    start_from: str | None = dataclasses.field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
         if not self.name:

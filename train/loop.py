@@ -114,7 +114,7 @@ def pretrain(
     all of them; process 0 alone reads and writes ``out``, keeps the time and decides.
 
     The run directory gets config.yaml (the resolved recipe), prior.yaml, env.json, metrics.jsonl, checkpoints/ and
-    model.safetensors. With ``train.steps`` set and no time limit, the result is a function of recipe, seed, JAX version
+    model.safetensors, and start.safetensors where the recipe names weights to start from. With ``train.steps`` set and no time limit, the result is a function of recipe, seed, JAX version
     and devices; a run that was killed and resumed gives the same bits as one that was not.
 
     Args:
@@ -138,7 +138,9 @@ def pretrain(
       prior: replaces the prior named in the recipe.
 
     Raises:
-      ConfigError: settings that do not go together; ``out`` holds another run; ``total_time`` is over already.
+      ConfigError: settings that do not go together; ``out`` holds another run; ``total_time`` is over already; the
+        network cannot start from the weights the recipe names.
+      MissingError: those weights are not there.
       DataError: resuming, and no checkpoint is intact.
       NumericalError: too many steps in a row without a finite loss; the message names the last good checkpoint.
     """
@@ -278,6 +280,7 @@ class _Run:
         """Opens the directory; the state on the devices, the step of its checkpoint if any, and the horizon."""
         state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON)
         found: list[Checkpoint] = []
+        begun: list[dict[str, Any] | None] = []
 
         def work() -> list[Any]:
             replanned = self.files.open(resume)
@@ -285,6 +288,7 @@ class _Run:
                 self.total_time = self.cfg.time_limit  # another plan than before was asked for
             checkpoint = self.files.restore(state, progress.say) if resume else None
             found.extend([] if checkpoint is None else [checkpoint])
+            begun.extend([] if checkpoint else [self.files.starting_params()])
             horizon = self._horizon_at_start(checkpoint)
             self.files.start_metrics(checkpoint.step if checkpoint else None)
             if checkpoint and horizon != int(checkpoint.state.horizon):
@@ -294,7 +298,9 @@ class _Run:
         resumed_from, horizon, self.tasks_seen, self.train_seconds = self.team.lead(work)
         if found:
             state = found[0].state
-        if resumed_from is not None:
+        elif any(begun):
+            state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON, begun[0])
+        if resumed_from is not None or self.recipe.start_from is not None:
             state = self.team.share_arrays(state)
         state = dataclasses.replace(state, horizon=np.asarray(horizon, np.int32))
         return place(state, self.devices), resumed_from, horizon

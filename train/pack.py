@@ -20,7 +20,7 @@ from .checkpoints import list_checkpoints, verify_checkpoint
 
 INDEX = "parts.json"
 PART_BYTES = 16_000_000
-_FILES = ("config.yaml", "prior.yaml", "env.json", "metrics.jsonl", "model.safetensors")
+_FILES = ("config.yaml", "prior.yaml", "env.json", "metrics.jsonl", "model.safetensors", "start.safetensors")
 
 
 def pack(run: str | Path, out: str | Path, part_bytes: int = PART_BYTES) -> list[Path]:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from typing import Any
 import jax
 
 from ..configs.errors import ConfigError
-from ..configs.files import write_text
+from ..configs.files import replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
 from ..configs.recipe import Recipe
-from ..models.weights import save_weights
+from ..models.growth import check_can_start, deepen
+from ..models.weights import LoadedWeights, default_weights_path, load_weights, save_weights
 from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint
 from .logs import MetricsFile
 from .state import TrainState
 
 WEIGHTS = "model.safetensors"
+START = "start.safetensors"
 _MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps")
 
 
@@ -40,15 +43,20 @@ class RunDirectory:
         self.out, self.recipe, self.prior, self.seed = out, recipe, prior, seed
         self.checkpoints = out / "checkpoints"
         self._metrics: MetricsFile | None = None
+        self._start: LoadedWeights | None = None
 
     def open(self, resume: bool) -> bool:
         """Makes the directory ready and writes config.yaml, prior.yaml and env.json.
+
+        Weights to start from are copied, so that a run goes on from what it began with whatever becomes of them.
 
         Returns:
           Whether ``train.time_limit`` differs from that of the leg before.
 
         Raises:
-          ConfigError: the directory holds another run, or one and ``resume`` is false.
+          ConfigError: the directory holds another run, or one and ``resume`` is false; or the network of the recipe cannot
+            start from the weights it names.
+          MissingError, DataError: those weights cannot be read.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         config, replanned = self.out / "config.yaml", False
@@ -60,11 +68,27 @@ class RunDirectory:
                 key = _first_difference(to_dict(_neutral(before)), to_dict(_neutral(self.recipe)))
                 raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
             replanned = before.train.time_limit != self.recipe.train.time_limit
+        if self.recipe.start_from is not None:
+            self._start = self._starting_weights(self.recipe.start_from)
         write_text(config, to_yaml(self.recipe))
         write_text(self.out / "prior.yaml", to_yaml(self.prior))
         if not (self.out / "env.json").is_file():
             write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
         return replanned
+
+    def _starting_weights(self, start_from: str) -> LoadedWeights:
+        kept = self.out / START
+        source = default_weights_path() if start_from == "default" else Path(start_from).expanduser()
+        found = load_weights(kept if kept.is_file() else source)
+        check_can_start(self.recipe.model, found.cfg, f"{start_from} ({found.meta.get('recipe', 'unnamed')})")
+        if not kept.is_file():
+            with self._writing(START), replacing(kept) as temporary:
+                shutil.copyfile(source, temporary)
+        return found
+
+    def starting_params(self) -> dict[str, Any] | None:
+        """What the run starts from, as deep as its network; None for random weights."""
+        return None if self._start is None else deepen(self._start.params, self.recipe.model.layers)
 
     def restore(self, like: TrainState, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest intact checkpoint, or None when there is none yet.
@@ -100,6 +124,10 @@ class RunDirectory:
             "trained_columns": max(s.columns for s in self.recipe.shapes),
             "trained_rows": max(s.rows for s in self.recipe.shapes),
         }  # fmt: skip
+        if self._start is not None:
+            meta["started_from"] = {"sha256": self._start.sha256} | {
+                name: self._start.meta[name] for name in ("recipe", "tasks_seen") if name in self._start.meta
+            }
         with self._writing(WEIGHTS):
             save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
 

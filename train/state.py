@@ -37,9 +37,10 @@ class TrainState:
     opt_state: Any
 
 
-def init_state(recipe: Recipe, seed: int, horizon: int) -> TrainState:
-    """A fresh state; weights from ``seed``."""
-    params = init_params(recipe.model, seed)
+def init_state(recipe: Recipe, seed: int, horizon: int, params: dict[str, Any] | None = None) -> TrainState:
+    """A fresh state; weights from ``seed``, or those given."""
+    if params is None:
+        params = init_params(recipe.model, seed)
 
     def zero() -> jax.Array:  # one buffer each: a donated state must not hold the same buffer twice
         return jnp.zeros((), jnp.int32)

@@ -30,6 +30,9 @@ class Pretrain(options.OutDir):
     """Name of a recipe, or path of a YAML file."""
     prior: str | None = None
     """Prior instead of the recipe's: a name, or the path of a YAML file."""
+    start_from: str | None = None
+    """Weights to start from instead of random ones: default for those that ship, or a path. The network must be like theirs;
+    it may have more layers, which change nothing until they are trained."""
     time_limit: str | None = None
     """Time of this leg from the start of the process, everything included, e.g. 8m or 1h30m. Without --total-time
     and --steps a new run is planned for it, and a resumed one that has no longer plan is planned to end with it."""
@@ -51,6 +54,8 @@ class Pretrain(options.OutDir):
 
         if self.prior is not None:
             settings = {"prior": self.prior, **settings}
+        if self.start_from is not None:
+            settings = {"start_from": self._weights(self.start_from), **settings}
         if self.steps is not None:
             settings = {"train.steps": str(self.steps), **settings}
             settings.setdefault("train.time_limit", "null")
@@ -85,6 +90,11 @@ class Pretrain(options.OutDir):
             raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
         if team.leads:
             self._show(result)
+
+    @staticmethod
+    def _weights(given: str) -> str:
+        """The path made absolute, since a run can be resumed from elsewhere."""
+        return given if given == "default" else str(Path(given).expanduser().resolve())
 
     def _open(self, recipe: str) -> None:
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
