@@ -74,6 +74,8 @@ class PretrainResult:
       loss: mean training loss of the last dispatch.
       validation: held-out results of the averaged weights: "loss", "accuracy", "roc_auc" (means over shapes) and
         "shapes", a list of the same per shape. NaN and empty when a signal or the time limit left no time to measure.
+        With a prior that chooses among candidates (``oversample``) the number of devices decides which tasks these are,
+        so compare runs on equal devices only.
       skipped: steps skipped because a loss or gradient was not finite.
       interrupted: number of the signal that ended the run early, or None.
       resumed_from: step of the checkpoint this leg started from, or None.
@@ -298,6 +300,9 @@ class _Run:
         resumed_from, horizon, self.tasks_seen, self.train_seconds = self.team.lead(work)
         if found:
             state = found[0].state
+            legs = (found[0].meta.get("dispatch_seconds") or {}).get("devices"), _kind(self.devices)
+            if note := other_tasks_held_out(self.prior, *legs):
+                progress.say(note)
         elif any(begun):
             state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON, begun[0])
         if resumed_from is not None or self.recipe.start_from is not None:
@@ -486,6 +491,19 @@ class _Run:
             progress.say(f"time is over at step {step:,} of {planned} planned; resume goes on from there")
             if step == done_at_start:
                 progress.say(f"no step fitted in: starting took {self.clock.startup:.0f} s; give a longer time limit")
+
+
+def other_tasks_held_out(prior: PriorConfig, before: str | None, now: str) -> str | None:
+    """What to tell whoever compares the held-out losses of legs on different devices; None when they can be compared.
+
+    A prior that chooses among candidates does so among those of one device, so their number decides which tasks it keeps.
+    """
+    if prior.oversample <= 1 or before in (None, now):
+        return None
+    return (
+        f"the leg before ran on {before}, this one runs on {now}: prior {prior.name} keeps other tasks there, so the held-out "
+        "losses of the two cannot be compared; priorax evaluate --suite held-out compares weights on the same tasks"
+    )
 
 
 def _mean_of_good(numbers: dict[str, np.ndarray], name: str) -> float:

@@ -7,12 +7,13 @@ import json
 import time
 
 import pytest
-from priorax.configs import ConfigError
+from priorax.configs import ConfigError, load_prior
 from priorax.configs.recipe import TaskShape
 from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
 from priorax.train.clock import Clock, whole_run, worth_replanning
 from priorax.train.curriculum import Pace
+from priorax.train.loop import other_tasks_held_out
 from priorax.train.state import init_state
 
 
@@ -40,6 +41,15 @@ from priorax.train.state import init_state
 def test_what_a_run_is_planned_for(given, wanted):
     nothing = dict.fromkeys(("total", "leg", "recipe", "steps", "planned", "earlier"))
     assert whole_run(**nothing | given) == wanted
+
+
+def test_who_compares_legs_on_other_devices_is_told():
+    """The prior of the recipes chooses among the candidates of each device, so other tasks are held out."""
+    default, choosing = load_prior("default"), load_prior("pretraining")
+    assert "2 x cpu, this one runs on 1 x cpu" in other_tasks_held_out(choosing, "2 x cpu", "1 x cpu")
+    assert other_tasks_held_out(choosing, "1 x cpu", "1 x cpu") is None
+    assert other_tasks_held_out(choosing, None, "1 x cpu") is None
+    assert other_tasks_held_out(default, "2 x cpu", "1 x cpu") is None
 
 
 def test_a_total_that_is_over_is_refused():

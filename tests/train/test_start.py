@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from priorax.configs import ConfigError, MissingError, config_digest, load_recipe
-from priorax.models import ModelConfig, deepen, init_params, load_weights, with_params
+from priorax.models import ModelConfig, init_params, load_weights, with_params
+from priorax.models.growth import check_can_start, deepen
 from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
 from priorax.train.pack import pack, unpack
@@ -29,8 +30,8 @@ def _answers(cfg, params):
     x = np.random.default_rng(0).normal(size=(2, 24, 3)).astype(np.float32)
     y = np.random.default_rng(1).integers(0, 2, (2, 24)).astype(np.int32)
     each = lambda v: jnp.full(2, v, jnp.int32)
-    network = with_params(cfg, params)
-    return np.asarray(network(x, y, each(3), each(2), each(16), jnp.zeros((2, 3), bool), context=16))[:, :, :2]
+    call = jax.jit(lambda p: with_params(cfg, p)(x, y, each(3), each(2), each(16), jnp.zeros((2, 3), bool), context=16))
+    return np.asarray(call(params))[:, :, :2]
 
 
 def _recipe(toy, start, layers=2, **train):
@@ -52,7 +53,7 @@ def test_a_deeper_trunk_answers_as_before_and_can_learn(toy):
         deepen(params, 1)
     # The new blocks are no dead end: the gradient of what they give back is not zero.
     loss = lambda p: jnp.square(with_params(deeper, p)(*_task(), context=16)[..., 0]).sum()
-    slope = jax.grad(loss)(grown)["blocks"]
+    slope = jax.jit(jax.grad(loss))(grown)["blocks"]
     assert all(np.abs(slope[name][cfg.layers :]).max() > 0 for name in ("feature_out", "row_out", "mlp_out"))
 
 
@@ -138,6 +139,4 @@ def test_the_command_line_takes_it(capsys):
 
 
 def test_defaults_of_other_settings_are_free():
-    from priorax.models import check_can_start
-
     check_can_start(ModelConfig(max_rows=99, dtype="bfloat16", layers=9), ModelConfig(), "weights")
