@@ -102,7 +102,7 @@ def _run(args: list[str]) -> int:
         settings = options.settings(unknown)
     output.set_logging(command.quiet, command.log == "json")
     host_devices = getattr(command, "host_devices", getattr(cls, "HOST_DEVICES", 1))
-    runtime.prepare(command.device, host_devices or runtime.cpu_count())
+    runtime.prepare(command.device, host_devices or runtime.cpu_count(), cls.KEEPS_MEMORY)
     command.start_devices()
     command.run(settings)
     return 0

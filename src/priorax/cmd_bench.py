@@ -57,6 +57,7 @@ class BenchPrior(_Bench):
     busy machine does not change much. peak_mb is the scratch and output of one call on a device.
     """
 
+    KEEPS_MEMORY = True
     HOST_DEVICES = 0  # one per core
 
     shapes: tuple[str, ...] = ("1024x20",)
@@ -116,6 +117,8 @@ class BenchPredict(_Bench):
     v2: its published configuration with random weights, one member, as many threads, in a process of its own right
     after ours. Its preparation of tables is not counted.
     """
+
+    KEEPS_MEMORY = True
 
     shapes: tuple[str, ...] = ("500x30", "1000x20")
     """Shapes, CONTEXT_ROWSxCOLUMNS."""

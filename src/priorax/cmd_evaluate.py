@@ -18,6 +18,8 @@ class Evaluate(options.OutDir):
     cache (--openml-cache) and on folders made by --prefetch. A killed run goes on with --resume.
     """
 
+    KEEPS_MEMORY = True
+
     suite: str = "bundled"
     """Name of a suite, OpenML task ids (11,37), local files (a.csv::target), a YAML file, or a folder of --prefetch."""
     model: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ class Generate(options.OutDir):
     --components.0.laws.label-noise-rate 0.5
     """
 
+    KEEPS_MEMORY = True
     TAKES_SETTINGS = True
 
     out: Path

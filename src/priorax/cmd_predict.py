@@ -22,6 +22,8 @@ class Predict(options.Common):
     target column too, the score is printed beside the predictions.
     """
 
+    KEEPS_MEMORY = True
+
     train: Path
     """File with labelled rows."""
     test: Path

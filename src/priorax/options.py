@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,10 @@ Switch = tyro.conf.FlagCreatePairsOff[bool]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
     """Flags every command has."""
+
+    KEEPS_MEMORY: ClassVar[bool] = False
+    """Whether the process keeps the memory it frees (`priorax.keep_memory`): right for commands that call short programs
+    again and again; wrong for those that train, see there."""
 
     json: Switch = False
     """Print the result as one JSON object on stdout."""

@@ -26,13 +26,14 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def prepare(device: str = "auto", host_devices: int = 1) -> None:
-    """Chooses the platform and the compile cache. No effect on settings the user's environment already makes.
+def prepare(device: str = "auto", host_devices: int = 1, keeps_memory: bool = False) -> None:
+    """Chooses the platform, the compile cache and how memory is freed. No effect on settings the user's environment already makes.
 
     Args:
       device: ``auto`` takes what JAX finds; ``cpu``, ``gpu`` or ``tpu`` insist.
       host_devices: devices to split the CPU into. One device per core keeps the cores busier than one device
         with several threads when the work is many small tables.
+      keeps_memory: call `priorax.keep_memory`.
 
     Raises:
       ConfigError: jax is already imported and its settings can no longer be changed; or the device is unknown.
@@ -55,7 +56,8 @@ def prepare(device: str = "auto", host_devices: int = 1) -> None:
             flags += " --xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = flags
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter on stderr
-    keep_memory()  # before JAX starts threads, which would bring heaps of their own
+    if keeps_memory:
+        keep_memory()  # before JAX starts threads, which would bring heaps of their own
     from priorax.models.compile_cache import enable_compile_cache
 
     enable_compile_cache()

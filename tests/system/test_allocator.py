@@ -42,3 +42,24 @@ def test_memory_that_was_freed_is_used_again():
 def test_what_the_environment_says_comes_first(env):
     kept, _ = _run(**env)
     assert not kept
+
+
+COMMAND = """
+import sys
+from priorax import runtime
+asked = []
+runtime.keep_memory = lambda: asked.append(True)
+from priorax.cli import main
+code = main(sys.argv[1:])
+print(code, len(asked))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "keeps"),
+    [(["pretrain", "--out", "unused", "--dry-run", "--quiet"], "0"),
+     (["generate", "--out", "unused", "--n-tasks", "4", "--dry-run", "--quiet"], "1")],
+)  # fmt: skip
+def test_commands_that_train_leave_memory_alone(command, keeps, tmp_path):
+    done = subprocess.run([sys.executable, "-c", COMMAND, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["0", keeps]
