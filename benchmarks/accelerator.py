@@ -1,0 +1,213 @@
+"""Everything to check and to measure on an accelerator, in one call that fits a time limit and loses nothing when cut short.
+
+    python benchmarks/accelerator.py --out OUT --time-limit 9m [--steps agreement prior train predict pretrain] [--recipe base]
+                                     [--start-from FILE] [--quick]
+
+Steps, each a process of its own whose output is kept whatever becomes of it:
+
+- ``doctor``: versions and devices.
+- ``agreement``: the same tasks, logits and gradients on the accelerator and on the CPU of the same machine (labels and
+  categories that are equal, largest difference of numbers, 16 bit and the fused kernel against float32), and the rate at which
+  the device copies memory, to set the sampler's beside.
+- ``prior``, ``train``, ``predict``: `priorax bench`, as JSON.
+- ``pretrain``: what is left of the time goes into a leg of ``--recipe``, from random weights or from ``--start-from``. Its run
+  directory is ``--run``; called again with the same one, the leg goes on where the last ended.
+
+``OUT/summary.json`` is written anew after every step, with its exit code, seconds and result; ``OUT/*.log`` is what a step
+printed; ``OUT/model.safetensors`` are the weights. ``--quick`` makes everything small, to try the script on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEPS = ("doctor", "agreement", "prior", "train", "predict", "pretrain")
+CLOSING = 20.0
+"""Seconds kept back from the last step, to copy and to write."""
+PLATFORMS = {"there": os.environ.get("JAX_PLATFORMS", ""), "cpu": "cpu"}
+
+
+def commands(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The command of every step but the last."""
+    priorax = [sys.executable, "-m", "priorax"]
+    shapes = ["64x5"] if args.quick else ["1024x20", "256x10"]
+    few = ["--repeats", "1"] if args.quick else []
+    return {
+        "doctor": [*priorax, "doctor", "--json"],
+        "agreement": [sys.executable, __file__, "--out", str(args.out), *(["--quick"] if args.quick else []), "--compare"],
+        "prior": [*priorax, "bench", "prior", "--json", "--shapes", *shapes, *few,
+                  "--tasks", "16" if args.quick else "4096"],
+        "train": [*priorax, "bench", "train", "--json", "--recipes", args.recipe, *few,
+                  *([] if args.quick else ["--every-shape"])],
+        "predict": [*priorax, "bench", "predict", "--json", "--no-fresh", "--no-tabicl", *few,
+                    *(["--shapes", "20x3", "--queries", "10"] if args.quick else [])],
+    }  # fmt: skip
+
+
+def answers(quick: bool) -> dict[str, np.ndarray]:
+    """What this process's platform makes of fixed tasks: of the sampler, and of the shipped weights in 32 and 16 bit."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    from priorax.models import default_weights_path, load_weights, with_params
+
+    from priorax import load_prior, sample
+
+    tasks, rows, columns = (8, 32, 4) if quick else (256, 256, 10)
+    batch = sample(load_prior("default"), seed=3, task_ids=range(tasks), rows=rows, columns=columns)
+    out = {f"task/{name}": np.asarray(getattr(batch, name)) for name in ("x", "y", "n_features", "n_classes", "categorical")}
+    rng = np.random.Generator(np.random.Philox(7))
+    x = rng.standard_normal((4, rows, columns), dtype=np.float32)
+    y = ((x[:, :, 0] + x[:, :, 1] * x[:, :, 2]) > 0).astype(np.int32)
+    each = lambda v: jnp.full(4, v, jnp.int32)
+    weights, context = load_weights(default_weights_path(), verify=False), rows * 3 // 4
+
+    def loss(params: Any, cfg: Any) -> tuple[jax.Array, jax.Array]:
+        told = with_params(cfg, params)(
+            x, y, each(columns), each(2), each(context), jnp.zeros((4, columns), bool), context=context
+        )
+        told = jax.nn.log_softmax(told.astype(jnp.float32)[:, :, :2])
+        return -jnp.take_along_axis(told, y[:, context:, None], axis=-1).mean(), jnp.exp(told)
+
+    for dtype in ("float32", "bfloat16"):
+        cfg = dataclasses.replace(weights.cfg, dtype=dtype, attention="auto")
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+        (_, probabilities), slope = run(weights.params, cfg)
+        out[f"probability/{dtype}"] = np.asarray(probabilities)
+        out[f"gradient/{dtype}"] = np.concatenate([np.asarray(a, np.float32).ravel() for a in jax.tree.leaves(slope)])
+    out["copy_gb_per_s"] = np.float64(copy_rate(1 << (16 if quick else 28)))
+    out["bytes_per_task"] = np.float64(sum(a.nbytes for a in jax.tree.leaves((batch.x, batch.y))) / tasks)
+    return out
+
+
+def copy_rate(numbers: int) -> float:
+    """GB/s read and written by adding 1 to so many float32, the best of five times."""
+    import jax
+    import jax.numpy as jnp
+
+    add = jax.jit(lambda a: a + 1.0, donate_argnums=0)
+    a = jax.block_until_ready(add(jnp.zeros(numbers, jnp.float32)))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a = jax.block_until_ready(add(a))
+        best = min(best, time.perf_counter() - start)
+    return 8 * numbers / best / 1e9
+
+
+def compare(out: Path, quick: bool) -> dict[str, Any]:
+    """`answers` of both platforms, each in a process of its own, and how far they agree."""
+    found = {}
+    for name, platform in PLATFORMS.items():
+        file = out / f"answers-{name}.npz"
+        env = {**os.environ, "JAX_PLATFORMS": platform}
+        command = [sys.executable, __file__, "--out", str(file), "--answers", *(["--quick"] if quick else [])]
+        subprocess.run(command, env=env, check=True)
+        with np.load(file) as data:
+            found[name] = dict(data)
+        file.unlink()
+    a, b = found["there"], found["cpu"]
+    x, z = a["task/x"], b["task/x"]
+    both = np.isfinite(x) & np.isfinite(z)
+    apart = np.abs(x - z)[both] / np.maximum(1.0, np.abs(z[both]))
+    cosine = lambda u, v: float(u @ v / np.sqrt((u @ u) * (v @ v)))
+    return {
+        "labels_equal": float((a["task/y"] == b["task/y"]).mean()),
+        "tasks_with_equal_labels": float((a["task/y"] == b["task/y"]).all(1).mean()),
+        "missing_equal": float((np.isfinite(x) == np.isfinite(z)).mean()),
+        "sizes_equal": bool(all((a[f"task/{n}"] == b[f"task/{n}"]).all() for n in ("n_features", "n_classes"))),
+        "cells_within_1e-4": float((apart <= 1e-4).mean()),
+        "probability_float32": float(np.abs(a["probability/float32"] - b["probability/float32"]).max()),
+        "probability_bfloat16": float(np.abs(a["probability/bfloat16"] - b["probability/float32"]).max()),
+        "gradient_cosine_float32": cosine(a["gradient/float32"], b["gradient/float32"]),
+        "gradient_cosine_bfloat16": cosine(a["gradient/bfloat16"], b["gradient/float32"]),
+        "gradients_finite": bool(all(np.isfinite(a[f"gradient/{d}"]).all() for d in ("float32", "bfloat16"))),
+        "copy_gb_per_s": float(a["copy_gb_per_s"]),
+        "bytes_per_task": float(a["bytes_per_task"]),
+    }
+
+
+def run_step(name: str, command: list[str], out: Path, seconds: float) -> dict[str, Any]:
+    """Runs a command with a limit; its exit code (None: cut off), seconds, and the JSON it printed last, if any."""
+    start, log = time.monotonic(), out / f"{name}.log"
+    with open(log, "w", encoding="utf-8") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            told, _ = process.communicate(timeout=max(seconds, 1.0))
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            told, _ = process.communicate()
+            process.returncode = None
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(told)
+    try:
+        result = json.loads(told)
+    except ValueError:
+        result = None
+    return {"code": process.returncode, "seconds": round(time.monotonic() - start, 1), "result": result}
+
+
+def pretraining(args: argparse.Namespace, seconds: float) -> list[str]:
+    """The command of the last step: a leg that ends by itself within ``seconds``."""
+    command = [sys.executable, "-m", "priorax", "pretrain", "--recipe", args.recipe, "--out", str(args.run), "--json",
+               "--time-limit", f"{seconds:.0f}s"]  # fmt: skip
+    if (args.run / "checkpoints").is_dir():
+        return [*command, "--resume"]
+    return command + (["--start-from", str(args.start_from)] if args.start_from else [])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--time-limit", default="9m")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--recipe", default=None, help="base; smoke with --quick")
+    parser.add_argument("--run", type=Path, default=None, help="run directory; OUT/run when left out")
+    parser.add_argument("--start-from", default=None)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--answers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--compare", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.answers:
+        np.savez(args.out, **answers(args.quick))
+        return 0
+    if args.compare:
+        print(json.dumps(compare(args.out, args.quick)))
+        return 0
+    from priorax.options import seconds
+
+    end = time.monotonic() + seconds(args.time_limit, "--time-limit")
+    args.recipe = args.recipe or ("smoke" if args.quick else "base")
+    args.run = args.run or args.out / "run"
+    args.out.mkdir(parents=True, exist_ok=True)
+    known = commands(args)
+    summary: dict[str, Any] = {}
+    for name in args.steps:
+        left = end - time.monotonic() - CLOSING
+        if left <= 0:
+            summary[name] = {"code": None, "seconds": 0.0, "result": None}
+        else:
+            command = known[name] if name in known else pretraining(args, left)
+            summary[name] = run_step(name, command, args.out, left + (name not in known) * CLOSING / 2)
+        step = summary[name]
+        print(f"{name}: code {step['code']}, {step['seconds']} s", flush=True)
+        (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    weights = args.run / "model.safetensors"
+    if weights.is_file():
+        shutil.copyfile(weights, args.out / weights.name)
+    return int(any(step["code"] != 0 for step in summary.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

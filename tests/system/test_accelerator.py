@@ -1,0 +1,47 @@
+"""The script for accelerators does on a CPU, small, what it does on one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "accelerator.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("accelerator", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_step_that_hangs_or_fails_loses_nothing(script, tmp_path):
+    hangs = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"]
+    found = script.run_step("hangs", hangs, tmp_path, 3.0)
+    assert found["code"] is None and 3 <= found["seconds"] < 60 and found["result"] is None
+    assert "begun" in (tmp_path / "hangs.log").read_text()
+    fails = [sys.executable, "-c", "import sys; print('{\"a\": 1}'); sys.exit('no device')"]
+    found = script.run_step("fails", fails, tmp_path, 60.0)
+    assert found["code"] == 1 and found["result"] == {"a": 1} and "no device" in (tmp_path / "fails.log").read_text()
+
+
+@pytest.mark.slow
+def test_all_steps_run_small(script, tmp_path, monkeypatch):
+    """python -m pytest -m slow tests/system/test_accelerator.py"""
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", "--out", str(out), "--quick", "--time-limit", "30m"])
+    monkeypatch.setattr(script, "pretraining", lambda args, seconds: [
+        sys.executable, "-m", "priorax", "pretrain", "--recipe", "smoke", "--out", str(args.run), "--json",
+    ])  # fmt: skip
+    assert script.main() == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary) == list(script.STEPS) and all(step["result"] is not None for step in summary.values())
+    agreement = summary["agreement"]["result"]
+    assert agreement["labels_equal"] == agreement["cells_within_1e-4"] == 1.0 and agreement["gradients_finite"]
+    assert agreement["probability_float32"] == 0.0 and agreement["gradient_cosine_bfloat16"] > 0.95
+    assert (out / "model.safetensors").is_file()
