@@ -41,6 +41,18 @@ def test_score_belongs_to_the_task(batch):
     np.testing.assert_allclose(np.asarray(z)[::-1], turned, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [64, 50])
+def test_bytes_and_floats_count_alike(batch, rows, monkeypatch):
+    """Processors multiply bytes, accelerators floats; both sums are exact, so the scores are equal bit for bit."""
+    short = dataclasses.replace(batch, x=batch.x[:, :rows], y=batch.y[:, :rows])
+    found = []
+    for dtype in (jnp.int8, jnp.float32):
+        monkeypatch.setattr("priorax.priors.learnability._counting_dtype", lambda dtype=dtype: dtype)
+        found.append(learnability(short, 10))
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_selection_keeps_learnable_tasks_first_and_in_order(batch):
     z = np.asarray(learnability(batch, 10)[0])
     kept = select_learnable(batch, 48, 10)
