@@ -91,3 +91,16 @@ def _measure(cfg: ModelConfig, context: int | None, params: dict[str, Any], batc
         return each(cross_entropy), each(accuracy), each(roc_auc)
 
     return jax.tree.map(jnp.ravel, jax.lax.map(one, pieces))
+
+
+def other_tasks_held_out(prior: PriorConfig, before: str | None, now: str) -> str | None:
+    """What to tell whoever compares the held-out losses of legs on different devices; None when they can be compared.
+
+    A prior that chooses among candidates does so among those of one device, so their number decides which tasks it keeps.
+    """
+    if prior.oversample <= 1 or before in (None, now):
+        return None
+    return (
+        f"the leg before ran on {before}, this one runs on {now}: prior {prior.name} keeps other tasks there, so the held-out "
+        "losses of the two cannot be compared; priorax evaluate --suite held-out compares weights on the same tasks"
+    )

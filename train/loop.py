@@ -27,10 +27,11 @@ from .checkpoints import Checkpoint, list_checkpoints
 from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
 from .heap import release_free_memory
+from .heldout import other_tasks_held_out
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import SamplerFactory, make_dispatch, pick_devices, place, put, replicate
+from .step import SamplerFactory, make_dispatch, mean_of_good, pick_devices, place, put, replicate
 from .team import Team
 
 _UNKNOWN_HORIZON = 10**8
@@ -282,7 +283,6 @@ class _Run:
         """Opens the directory; the state on the devices, the step of its checkpoint if any, and the horizon."""
         state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON)
         found: list[Checkpoint] = []
-        begun: list[dict[str, Any] | None] = []
 
         def work() -> list[Any]:
             replanned = self.files.open(resume)
@@ -290,7 +290,6 @@ class _Run:
                 self.total_time = self.cfg.time_limit  # another plan than before was asked for
             checkpoint = self.files.restore(state, progress.say) if resume else None
             found.extend([] if checkpoint is None else [checkpoint])
-            begun.extend([] if checkpoint else [self.files.starting_params()])
             horizon = self._horizon_at_start(checkpoint)
             self.files.start_metrics(checkpoint.step if checkpoint else None)
             if checkpoint and horizon != int(checkpoint.state.horizon):
@@ -303,8 +302,8 @@ class _Run:
             legs = (found[0].meta.get("dispatch_seconds") or {}).get("devices"), _kind(self.devices)
             if note := other_tasks_held_out(self.prior, *legs):
                 progress.say(note)
-        elif any(begun):
-            state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON, begun[0])
+        elif begun := self.files.starting_params():
+            state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON, begun)
         if resumed_from is not None or self.recipe.start_from is not None:
             state = self.team.share_arrays(state)
         state = dataclasses.replace(state, horizon=np.asarray(horizon, np.int32))
@@ -364,15 +363,15 @@ class _Run:
         self.tasks_seen, self.leg_tasks = self.tasks_seen + tasks, self.leg_tasks + tasks
         self.train_seconds, self.leg_seconds = self.train_seconds + seconds, self.leg_seconds + seconds
         self.clock.closing = self._closing_seconds()
-        return _mean_of_good(numbers, "loss")
+        return mean_of_good(numbers, "loss")
 
     def _record(self, step: int, which: int, numbers: dict[str, np.ndarray], seconds: float, horizon: int) -> int:
         """Writes one dispatch down; the horizon from here on."""
         tasks, skipped = self.recipe.shapes[which].tasks, numbers["skipped"]
         self.skipped += int(skipped.sum())
         self._write(
-            step=step, loss=_mean_of_good(numbers, "loss"), accuracy=_mean_of_good(numbers, "accuracy"),
-            learning_rate=numbers["learning_rate"][-1], grad_norm=_mean_of_good(numbers, "grad_norm"),
+            step=step, loss=mean_of_good(numbers, "loss"), accuracy=mean_of_good(numbers, "accuracy"),
+            learning_rate=numbers["learning_rate"][-1], grad_norm=mean_of_good(numbers, "grad_norm"),
             tasks_seen=self.tasks_seen, tasks_per_s=round(tasks * self._k / seconds, 2), skipped=self.skipped,
             shape=which, seconds=round(self.clock.total(), 3),
         )  # fmt: skip
@@ -491,25 +490,6 @@ class _Run:
             progress.say(f"time is over at step {step:,} of {planned} planned; resume goes on from there")
             if step == done_at_start:
                 progress.say(f"no step fitted in: starting took {self.clock.startup:.0f} s; give a longer time limit")
-
-
-def other_tasks_held_out(prior: PriorConfig, before: str | None, now: str) -> str | None:
-    """What to tell whoever compares the held-out losses of legs on different devices; None when they can be compared.
-
-    A prior that chooses among candidates does so among those of one device, so their number decides which tasks it keeps.
-    """
-    if prior.oversample <= 1 or before in (None, now):
-        return None
-    return (
-        f"the leg before ran on {before}, this one runs on {now}: prior {prior.name} keeps other tasks there, so the held-out "
-        "losses of the two cannot be compared; priorax evaluate --suite held-out compares weights on the same tasks"
-    )
-
-
-def _mean_of_good(numbers: dict[str, np.ndarray], name: str) -> float:
-    """Mean over the steps of a dispatch that were not skipped; NaN when all were."""
-    good = ~numbers["skipped"]
-    return float(numbers[name][good].mean()) if good.any() else float("nan")
 
 
 def _crossed(before: int, now: int, every: int) -> bool:

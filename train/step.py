@@ -224,6 +224,12 @@ def put(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
+def mean_of_good(numbers: dict[str, np.ndarray], name: str) -> float:
+    """Mean of one of the metrics over the steps of a dispatch that were not skipped; NaN when all were."""
+    good = ~numbers["skipped"]
+    return float(numbers[name][good].mean()) if good.any() else float("nan")
+
+
 def _metrics(loss, hits, auc, rate, norm, skipped, streak) -> Metrics:
     return {
         "loss": loss, "accuracy": hits, "roc_auc": auc, "learning_rate": rate, "grad_norm": norm, "skipped": skipped,

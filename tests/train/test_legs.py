@@ -13,7 +13,7 @@ from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
 from priorax.train.clock import Clock, whole_run, worth_replanning
 from priorax.train.curriculum import Pace
-from priorax.train.loop import other_tasks_held_out
+from priorax.train.heldout import other_tasks_held_out
 from priorax.train.state import init_state
 
 
