@@ -117,8 +117,8 @@ def pretrain(
     all of them; process 0 alone reads and writes ``out``, keeps the time and decides.
 
     The run directory gets config.yaml (the resolved recipe), prior.yaml, env.json, metrics.jsonl, checkpoints/ and
-    model.safetensors, and start.safetensors where the recipe names weights to start from. With ``train.steps`` set and no time limit, the result is a function of recipe, seed, JAX version
-    and devices; a run that was killed and resumed gives the same bits as one that was not.
+    model.safetensors, and start.safetensors where the recipe names weights to start from. With ``train.steps`` set and
+    no time limit, the result is a function of recipe, seed, JAX version and devices; a run that was killed and resumed gives the same bits as one that was not.
 
     Args:
       recipe: from `load_recipe`.

@@ -69,19 +69,21 @@ class RunDirectory:
                 raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
             replanned = before.train.time_limit != self.recipe.train.time_limit
         if self.recipe.start_from is not None:
-            self._start = self._starting_weights(self.recipe.start_from)
+            # A copy counts only beside a config that was just compared: without, it may be of another attempt.
+            self._start = self._starting_weights(self.recipe.start_from, resume and config.is_file())
         write_text(config, to_yaml(self.recipe))
         write_text(self.out / "prior.yaml", to_yaml(self.prior))
         if not (self.out / "env.json").is_file():
             write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
         return replanned
 
-    def _starting_weights(self, start_from: str) -> LoadedWeights:
+    def _starting_weights(self, start_from: str, goes_on: bool) -> LoadedWeights:
         kept = self.out / START
+        goes_on = goes_on and kept.is_file()
         source = default_weights_path() if start_from == "default" else Path(start_from).expanduser()
-        found = load_weights(kept if kept.is_file() else source)
+        found = load_weights(kept if goes_on else source)
         check_can_start(self.recipe.model, found.cfg, f"{start_from} ({found.meta.get('recipe', 'unnamed')})")
-        if not kept.is_file():
+        if not goes_on:
             with self._writing(START), replacing(kept) as temporary:
                 shutil.copyfile(source, temporary)
         return found

@@ -105,6 +105,23 @@ def test_it_goes_on_from_its_copy_bit_for_bit(toy, finished, tmp_path):
     assert toy.digest(a) == toy.digest(b)
 
 
+def test_what_another_attempt_left_is_not_taken_for_the_weights_asked_for(toy, finished, tmp_path):
+    """A directory that holds a copy of other weights and no run."""
+    from priorax.configs import load_prior
+    from priorax.models import save_weights
+    from priorax.train.rundir import START, RunDirectory
+
+    start = finished[1].weights_path
+    for resume in (False, True):
+        out = tmp_path / f"run-{resume}"
+        out.mkdir()
+        save_weights(out / START, toy.RECIPE.model, _shaken(load_weights(start).params), {})
+        files = RunDirectory(out, _recipe(toy, start), load_prior("default"), 0)
+        files.open(resume)
+        assert load_weights(out / START).sha256 == load_weights(start).sha256
+        jax.tree.map(np.testing.assert_array_equal, files.starting_params(), load_weights(start).params)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [({"width": 32}, "model.width is 32.*must have 16"), ({"layers": 1}, "model.layers is 1.*must have 2 or more"),
