@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -142,12 +143,13 @@ def run_step(name: str, command: list[str], out: Path, seconds: float) -> dict[s
     """Runs a command with a limit; its exit code (None: cut off), seconds, and the JSON it printed last, if any."""
     start, log = time.monotonic(), out / f"{name}.log"
     with open(log, "w", encoding="utf-8") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
         try:
             told, _ = process.communicate(timeout=max(seconds, 1.0))
         except subprocess.TimeoutExpired:
-            process.terminate()
-            told, _ = process.communicate()
+            told = _end(process)
             process.returncode = None
     with open(log, "a", encoding="utf-8") as file:
         file.write(told)
@@ -156,6 +158,16 @@ def run_step(name: str, command: list[str], out: Path, seconds: float) -> dict[s
     except ValueError:
         result = None
     return {"code": process.returncode, "seconds": round(time.monotonic() - start, 1), "result": result}
+
+
+def _end(process: subprocess.Popen) -> str:
+    """Ends a step with all processes it started, politely at first; what it had printed."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        return process.communicate(timeout=CLOSING / 2)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate()[0]
 
 
 def pretraining(args: argparse.Namespace, seconds: float) -> list[str]:

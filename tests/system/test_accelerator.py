@@ -21,7 +21,9 @@ def script():
 
 
 def test_a_step_that_hangs_or_fails_loses_nothing(script, tmp_path):
-    hangs = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"]
+    child = "import time; time.sleep(600)"  # holds the pipe open after its parent is gone
+    code = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    hangs = [sys.executable, "-c", code]
     found = script.run_step("hangs", hangs, tmp_path, 3.0)
     assert found["code"] is None and 3 <= found["seconds"] < 60 and found["result"] is None
     assert "begun" in (tmp_path / "hangs.log").read_text()
