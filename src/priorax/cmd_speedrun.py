@@ -63,6 +63,8 @@ class Speedrun(options.OutDir):
         from priorax.train import pretrain
 
         recipe = load_recipe(self.recipe, overrides=settings)
+        if recipe.start_from is not None:
+            raise ConfigError(f"start_from is {recipe.start_from}; a speedrun starts from random weights: leave it out")
         limit = None if self.time_limit is None else options.seconds(self.time_limit, "--time-limit")
         pause = options.seconds(self.every, "--every")
         suite = load_suite(self.suite, self.openml_cache)
