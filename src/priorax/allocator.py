@@ -25,12 +25,12 @@ def keep_memory() -> bool:
     It is for processes that predict or sample, not for those that train. A training program runs for seconds and asks for
     its working memory once, so nothing is gained; and where a process has first compiled such programs or loaded
     many tables, its one heap is in so many pieces that the search for a free one can cost more than the training
-    (seen: half of all samples of a profile in ``malloc``, a fifth of the tasks a second).
+    (seen once: half of all samples of a profile in ``malloc``, a fifth of the tasks a second).
 
     It holds for the whole process and those it starts: memory once used is given back to the system only when the
-    process ends. The command line calls it where it predicts, evaluates or generates; in a process of yours it is for you to decide, best before JAX starts
-    its threads, whose heaps are otherwise their own and half of the gain is lost. Nothing happens, and False is
-    returned, outside Linux with glibc, where the environment already sets one of ``MALLOC_TRIM_THRESHOLD_``,
+    process ends. The command line calls it where it predicts, evaluates or generates; in a process of yours it is for you
+    to decide, best before JAX starts its threads, whose heaps are otherwise their own and half of the gain is lost.
+    Nothing happens, and False is returned, outside Linux with glibc, where the environment already sets one of ``MALLOC_TRIM_THRESHOLD_``,
     ``MALLOC_TOP_PAD_``, ``MALLOC_MMAP_MAX_``, ``MALLOC_ARENA_MAX``, or where ``PRIORAX_KEEP_MEMORY`` is ``off``.
     """
     if sys.platform != "linux" or os.environ.get("PRIORAX_KEEP_MEMORY", "").lower() == "off":
