@@ -23,6 +23,8 @@ class TaskShape:
       tasks: tasks of one optimiser step, over all devices together.
       context: context rows of every table; None to let the prior draw them per task (dearer: all rows are computed as
         possible context).
+      least_context: fewest context rows, when every task is to draw its own number: log-uniform from here to ``context``, so that
+        short contexts are as frequent as long ones. None: all have ``context``. All rows are computed as possible context.
       weight: how often this shape is trained on relative to the others that are active.
       start, end: active part of the run, as shares in [0, 1].
     """
@@ -35,6 +37,7 @@ class TaskShape:
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    least_context: int | None = dataclasses.field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
         if self.rows < 8:
@@ -47,10 +50,20 @@ class TaskShape:
             raise ValueError(f"shape.tasks is {self.tasks}; at least 1")
         if self.context is not None and not 4 <= self.context < self.rows:
             raise ValueError(f"shape.context is {self.context}; allowed: 4 to rows - 1 = {self.rows - 1}")
+        if self.least_context is not None and (self.context is None or not 4 <= self.least_context <= self.context):
+            raise ValueError(
+                f"shape.least_context is {self.least_context} and shape.context {self.context}; allowed: 4 to context, "
+                "which must be a number"
+            )
         if not self.weight > 0:
             raise ValueError(f"shape.weight is {self.weight}; it must be above 0")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(f"shape.start and shape.end are {self.start}, {self.end}; allowed: 0 <= start < end <= 1")
+
+    @property
+    def fixed_context(self) -> int | None:
+        """Context rows that all tasks of this shape have; None where every task has its own number."""
+        return self.context if self.least_context is None else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,7 +177,7 @@ def _options(spec: str, query: str) -> dict[str, Any]:
         if key not in known:
             close = nearest(key, known)
             raise ConfigError(f'"{spec}": unknown option "{key}". ' + (f'Did you mean "{close}"?' if close else ""))
-        options[key] = tuple(text.split("+")) if key == "numeric_transforms" else _value(text)
+        options[key] = tuple(text.split("+")) if key in ("numeric_transforms", "category_encodings") else _value(text)
     return options
 
 

@@ -34,6 +34,7 @@ class Member:
       own: bool[K], classes whose id is theirs alone.
       n_symbols: class ids in use.
       transform: one of `TRANSFORMS`, applied to numeric columns.
+      encoding: one of `ENCODINGS`, what it sees of categories of many levels.
     """
 
     columns: np.ndarray
@@ -42,6 +43,7 @@ class Member:
     own: np.ndarray
     n_symbols: int
     transform: str
+    encoding: str = "codes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ def plan_members(
     limits: Limits,
     rng: np.random.RandomState,
     transforms: tuple[str, ...] = ("none",),
+    encodings: tuple[str, ...] = ("codes",),
 ) -> tuple[list[Member], list[str]]:
     """Draws the members for a context of n rows with class codes y i64[n] in 0 .. K-1.
 
@@ -104,6 +107,7 @@ def plan_members(
             own=own,
             n_symbols=int(symbol.max()) + 1,
             transform=transforms[m % len(transforms)],
+            encoding=encodings[m % len(encodings)],
         )
         for m, (symbol, own) in enumerate(codebook)
     ], notes

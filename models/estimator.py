@@ -28,6 +28,7 @@ from .inference import (
     estimate_memory,
     get_engine,
 )
+from .level_encoding import ENCODINGS, LevelEncoding
 from .preprocess import TableEncoder
 from .tables import is_missing, read_table
 
@@ -48,6 +49,9 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         Logits are divided by it; below 1 sharpens the probabilities.
     numeric_transforms : tuple of {"none", "quantile", "power"}, default=("none",)
         Value transforms of numeric columns; member m uses the m-th, cyclically.
+    category_encodings : tuple of {"codes", "target"}, default=("codes", "target")
+        What members see of categories of ten levels and more: the level's number, or what the level's training rows say
+        about the class (target statistics, cross-fitted); member m uses the m-th, cyclically.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
@@ -91,6 +95,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         categorical_features: Any = "from_dtype",
         softmax_temperature: float = 0.8,
         numeric_transforms: tuple[str, ...] = ("none",),
+        category_encodings: tuple[str, ...] = ("codes", "target"),
         max_context: int | None = None,
         max_columns: int | None = None,
         cache_context: bool | str = "auto",
@@ -101,6 +106,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self.categorical_features = categorical_features
         self.softmax_temperature = softmax_temperature
         self.numeric_transforms = numeric_transforms
+        self.category_encodings = category_encodings
         self.max_context = max_context
         self.max_columns = max_columns
         self.cache_context = cache_context
@@ -144,12 +150,16 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         transforms = tuple(self.numeric_transforms)
         self.members_, notes = plan_members(
-            self.n_estimators, codes, self._x.shape[1], limits, rng, transforms=transforms
+            self.n_estimators, codes, self._x.shape[1], limits, rng, transforms, tuple(self.category_encodings)
         )
         for note in notes:
             warnings.warn(note, LimitWarning, stacklevel=2)
         self._transforms = {
             kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
+        }
+        self._levels = {m.encoding: LevelEncoding(m.encoding, int(rng.randint(2**31))) for m in self.members_}
+        self._coded = {
+            kind: levels.fit_transform(self._x, codes, self._encoder.categorical_) for kind, levels in self._levels.items()
         }
         if len(self.classes_) > 1:
             check_memory(engine.cfg, *self._context_size())
@@ -187,13 +197,19 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _views(self, x: np.ndarray) -> Callable[[int, slice], np.ndarray]:
         """``(member, rows) -> f32[len(rows), f]``, encoded rows as that member sees them."""
-        views = {kind: transform.apply(x) for kind, transform in self._transforms.items()}
+        views = self._by_kind({kind: levels.apply(x) for kind, levels in self._levels.items()})
 
         def rows_of(m: int, rows: slice) -> np.ndarray:
             member = self.members_[m]
-            return views[member.transform][rows][:, member.columns]
+            return views[member.transform, member.encoding][rows][:, member.columns]
 
         return rows_of
+
+    def _by_kind(self, coded: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+        """Rows under every pair of transform and encoding that a member has, from those of every encoding. Transforms
+        change numeric columns and encodings categorical ones, so their order does not matter."""
+        kinds = {(m.transform, m.encoding) for m in self.members_}
+        return {(t, e): self._transforms[t].apply(coded[e]) for t, e in kinds}
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of every row, shape (n_samples,)."""
@@ -258,10 +274,11 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         width = max(len(m.columns) for m in members)
         x = np.zeros((len(members), len(members[0].rows), width), dtype=np.float32)
         categorical = np.zeros((len(members), width), dtype=bool)
-        views = {kind: transform.apply(self._x) for kind, transform in self._transforms.items()}
+        views = self._by_kind(self._coded)
         for k, m in enumerate(members):
-            x[k, :, : len(m.columns)] = views[m.transform][np.ix_(m.rows, m.columns)]
-            categorical[k, : len(m.columns)] = self._encoder.categorical_[m.columns]
+            x[k, :, : len(m.columns)] = views[m.transform, m.encoding][np.ix_(m.rows, m.columns)]
+            is_category = self._levels[m.encoding].still_categories(self._encoder.categorical_)
+            categorical[k, : len(m.columns)] = is_category[m.columns]
         return Contexts(
             x=x,
             y=np.stack([m.symbol[self._y[m.rows]] for m in members]).astype(np.int32),
@@ -295,6 +312,9 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         kinds = self.numeric_transforms
         if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not kinds or not set(kinds) <= set(TRANSFORMS):
             raise ValueError(f"numeric_transforms is {self.numeric_transforms!r}; choose from {', '.join(TRANSFORMS)}")
+        kinds = self.category_encodings
+        if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not kinds or not set(kinds) <= set(ENCODINGS):
+            raise ValueError(f"category_encodings is {self.category_encodings!r}; choose from {', '.join(ENCODINGS)}")
         if self.cache_context not in (True, False, "auto"):
             raise ValueError(f'cache_context is {self.cache_context!r}; allowed: True, False, "auto"')
 

@@ -244,6 +244,10 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     if shape.context is None:
         n_context = jnp.round(shape.rows * keys.between(u[5], *law["context"])).astype(jnp.int32)
         n_context = jnp.clip(n_context, max(most, 4), shape.rows - 1)
+    elif shape.least_context is not None:
+        n_context = keys.log_integer(u[5], jnp.float32(shape.least_context), jnp.float32(shape.context))
+        # Every class occurs in the context; two rows a class in the mean, that there is something to learn from.
+        n_classes = jnp.minimum(n_classes, jnp.maximum(n_context // 2, 2))
     else:
         n_context = jnp.int32(shape.context)
     return TaskPlan(

@@ -60,12 +60,15 @@ class TableShape:
       context: context rows of every task, or None to draw the number per task.
       least_columns: fewest columns of a task's cohort, or None for the law's own number. Close to `columns` for training, where
         padded columns cost as much as real ones.
+      least_context: fewest context rows; every task then draws its number log-uniformly from here to `context`. None: all have
+        `context`.
     """
 
     rows: int
     columns: int
     context: int | None = None
     least_columns: int | None = None
+    least_context: int | None = None
 
     def __post_init__(self) -> None:
         if self.least_columns is not None and not 1 <= self.least_columns <= self.columns:
@@ -76,6 +79,8 @@ class TableShape:
             raise ValueError(f"shape.columns is {self.columns}; a table needs at least 1 column")
         if self.context is not None and not 4 <= self.context < self.rows:
             raise ValueError(f"shape.context is {self.context}; it must lie in [4, rows={self.rows})")
+        if self.least_context is not None and (self.context is None or not 4 <= self.least_context <= self.context):
+            raise ValueError(f"shape.least_context is {self.least_context}; it must lie in [4, context={self.context}]")
 
 
 def check_tasks(batch: TaskBatch) -> None:

@@ -6,12 +6,18 @@ import math
 from collections.abc import Mapping
 
 from ..configs.recipe import TaskShape
+from ..priors.task import TableShape
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _WINDOW = 32
 """Dispatches a speed is averaged over: a busy machine now and then takes ten times as long for one."""
 _KNOWN_COUNTS = 4
 """Dispatches that a speed from an earlier leg counts as."""
+
+
+def table_shape(shape: TaskShape) -> TableShape:
+    """What the sampler needs to know of a shape to train on."""
+    return TableShape(shape.rows, shape.columns, shape.context, shape.least_columns, shape.least_context)
 
 
 def active_shapes(shapes: tuple[TaskShape, ...], done: float) -> list[int]:

@@ -51,7 +51,7 @@ def training_flops(cfg: ModelConfig, shape: TaskShape) -> int:
 
     A product has two in the backward pass, one per operand; the embedding has one, since nothing below it learns.
     """
-    return 3 * forward_flops(cfg, shape.rows, shape.columns, shape.context) - _embedding(cfg, shape.rows, shape.columns)
+    return 3 * forward_flops(cfg, shape.rows, shape.columns, shape.fixed_context) - _embedding(cfg, shape.rows, shape.columns)
 
 
 def _embedding(cfg: ModelConfig, rows: int, columns: int) -> int:

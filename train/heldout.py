@@ -19,7 +19,8 @@ from ..configs.model import ModelConfig
 from ..configs.prior import TARGETS, PriorConfig
 from ..configs.recipe import TaskShape
 from ..priors import compiler_options, make_sampler
-from ..priors.task import TableShape, TaskBatch
+from ..priors.task import TaskBatch
+from .curriculum import table_shape
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
 
 CHUNK = 32
@@ -48,8 +49,7 @@ class HeldOut:
 def sample_held_out(prior: PriorConfig, shape: TaskShape, tasks: int, seed: int) -> HeldOut:
     """Draws ``tasks`` tasks of a shape, rounded up to whole chunks, from the stream of ``seed``, which no training run
     may use."""
-    table = TableShape(shape.rows, shape.columns, shape.context, shape.least_columns)
-    sampler = jax.jit(make_sampler(prior, table, CHUNK), compiler_options=compiler_options())
+    sampler = jax.jit(make_sampler(prior, table_shape(shape), CHUNK), compiler_options=compiler_options())
     key = jax.random.key(seed)
     found = [jax.device_get(sampler(key, jnp.uint32(i))) for i in range(math.ceil(tasks / CHUNK))]
     component, target = (np.concatenate([b.info[name] for b in found]) for name in ("component", "target"))
@@ -72,7 +72,7 @@ def measure_tasks(cfg: ModelConfig, params: dict[str, Any], held_out: HeldOut) -
     for i, batch in enumerate(held_out.batches):
         device = i % len(devices)
         batch = jax.device_put(batch, devices[device])
-        measured.append(_measure(cfg, held_out.shape.context, copies[device], batch))
+        measured.append(_measure(cfg, held_out.shape.fixed_context, copies[device], batch))
     measured = jax.device_get(measured)
     return {
         name: np.concatenate([np.asarray(m[i], np.float64) for m in measured])

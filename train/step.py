@@ -20,6 +20,7 @@ from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.compiling import compiler_options
 from ..priors.task import TableShape, TaskBatch
+from .curriculum import table_shape
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
 from .optimizer import learning_rate, make_optimizer
 from .state import TrainState
@@ -69,14 +70,14 @@ def make_dispatch(
     optimizer = make_optimizer(recipe.train)
     shards = len(devices)
     local = shape.tasks // shards
-    sampler = sampler_factory(prior, TableShape(shape.rows, shape.columns, shape.context, shape.least_columns), local)
+    sampler = sampler_factory(prior, table_shape(shape), local)
     piece = _piece(local, recipe.train.microbatch)
 
     def mean(tree: Any) -> Any:
         return jax.lax.pmean(tree, AXIS) if shards > 1 else tree
 
     def loss_fn(params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, jax.Array]:
-        logits = query_logits(recipe.model, params, batch, shape.context)
+        logits = query_logits(recipe.model, params, batch, shape.fixed_context)
         return cross_entropy(*logits), accuracy(*logits)
 
     def gradients(params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
@@ -98,7 +99,7 @@ def make_dispatch(
         return apply_gradients(recipe, optimizer, state, loss, hits, grads)
 
     def measure_step(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
-        logits = query_logits(recipe.model, state.average, batch, shape.context)
+        logits = query_logits(recipe.model, state.average, batch, shape.fixed_context)
         loss, hits, auc = mean((cross_entropy(*logits), accuracy(*logits), roc_auc(*logits)))
         return state, _metrics(loss, hits, auc, jnp.float32(0), jnp.float32(0), jnp.bool_(False), state.streak)
 
@@ -134,8 +135,7 @@ def make_sampling(
     `make_dispatch`, and summed up so that none is left out.
     """
     shards = len(devices)
-    table = TableShape(shape.rows, shape.columns, shape.context, shape.least_columns)
-    sampler = sampler_factory(prior, table, shape.tasks // shards)
+    sampler = sampler_factory(prior, table_shape(shape), shape.tasks // shards)
 
     def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)

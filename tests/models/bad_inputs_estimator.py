@@ -345,6 +345,8 @@ for _options, _words_of_error in (
     ({"numeric_transforms": ("log",)}, "choose from none, quantile, power"),
     ({"numeric_transforms": "none"}, "choose from none, quantile, power"),
     ({"numeric_transforms": None}, "choose from none, quantile, power"),
+    ({"category_encodings": ("onehot",)}, "choose from codes, target"),
+    ({"category_encodings": "target"}, "choose from codes, target"),
     ({"cache_context": "yes"}, "cache_context is 'yes'"),
     ({"random_state": "seed"}, "cannot be used to seed"),
     ({"categorical_features": "auto"}, "categorical_features is 'auto'"),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from priorax.configs import load_prior
 from priorax.configs.prior import FAMILIES, PriorConfig, Sizes
+from priorax.configs.recipe import TaskShape
 from priorax.priors import TableShape, TaskBatch, check_tasks, law_arrays, make_sampler, sample
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
@@ -30,6 +31,28 @@ def test_tasks_keep_their_rules(preset):
     assert len(np.unique(np.asarray(batch.n_features))) > 2
     assert len(np.unique(np.asarray(batch.n_classes))) > 3
     assert len(np.unique(np.asarray(batch.n_context))) > 10
+
+
+def test_context_rows_drawn_per_task():
+    """Log-uniform between the bounds, every class shown, and few classes where there are few rows."""
+    draw = jax.jit(make_sampler(load_prior("default"), TableShape(**SHAPE, context=48, least_context=6), 256))
+    batches = [jax.device_get(draw(jax.random.key(3), i)) for i in range(4)]
+    for batch in batches:
+        check_tasks(batch)
+    rows, classes = (np.concatenate([getattr(b, name) for b in batches]) for name in ("n_context", "n_classes"))
+    assert rows.min() == 6 and rows.max() == 48
+    # Of floor(v), v log-uniform on [6, 49): 17 and less has the share log(18 / 6) / log(49 / 6) = 0.523.
+    assert np.mean(rows <= 17) == pytest.approx(0.523, abs=0.05)
+    assert (classes <= np.maximum(rows // 2, 2)).all() and classes[rows > 24].max() == 10
+
+
+@pytest.mark.parametrize("least", [3, 33])
+def test_fewest_context_rows_lie_below_the_most(least):
+    for make in (TableShape, TaskShape):
+        with pytest.raises(ValueError, match="least_context"):
+            make(rows=64, columns=8, context=32, least_context=least)
+        with pytest.raises(ValueError, match="least_context"):
+            make(rows=64, columns=8, context=None, least_context=8)
 
 
 _BREAKS = {

@@ -48,6 +48,16 @@ def test_measuring_changes_nothing_and_reads_the_average(toy, dispatch):
     assert np.isfinite(numbers["roc_auc"]).all() and dispatch._cache_size() == 1
 
 
+def test_context_of_every_task_its_own_is_the_same_step(toy, dispatch):
+    """Where all tasks happen to have as many context rows, the program that masks them learns what the other does."""
+    shape = dataclasses.replace(toy.RECIPE.shapes[0], least_context=8)  # the toy tasks all have the most
+    masked = make_dispatch(toy.RECIPE, shape, None, toy.linear_tasks, jax.devices()[:1])
+    state = init_state(toy.RECIPE, 0, 24)
+    a, b = _go(dispatch, state)[1], _go(masked, state)[1]
+    for name in ("loss", "accuracy", "grad_norm"):
+        np.testing.assert_allclose(a[name], b[name], rtol=2e-4)
+
+
 @pytest.mark.slow  # a compilation of its own
 def test_gradients_in_pieces_equal_gradients_at_once(toy, dispatch):
     whole = dataclasses.replace(toy.RECIPE, train=dataclasses.replace(toy.RECIPE.train, microbatch=None))
