@@ -19,6 +19,7 @@ SIZES = {
     "tabpfn18": 18,
     "tabpfn30": 30,
     "held-out": 648,
+    "held-out-short": 648,
     "probes": 48,
 }
 
