@@ -42,7 +42,7 @@ def step(recipe: Any) -> tuple[Any, tuple]:
     tasks = TaskBatch(jnp.asarray(x), jnp.asarray(y), columns, classes, context, kinds.astype(bool), kinds)
 
     def run(params, batch):
-        return jax.value_and_grad(lambda p: cross_entropy(*query_logits(recipe.model, p, batch, shape.context)))(params)
+        return jax.value_and_grad(lambda p: cross_entropy(*query_logits(recipe.model, p, batch, shape.fixed_context)))(params)
 
     return jax.jit(run), (init_state(recipe, 0, 1000).params, tasks)
 

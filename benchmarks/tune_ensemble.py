@@ -109,6 +109,7 @@ def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
     suite = load_suite(args.suite, args.openml_cache)
     folder = args.out / "logits" / get_engine(args.model).sha256[:12]
     folder.mkdir(parents=True, exist_ok=True)
+    encodings = "-".join(PFNClassifier().category_encodings)
     options = {"n_estimators": args.members, "weights": args.model, "random_state": args.seed, "cache_context": False}
     for task in args.tasks or suite.ids:
         try:
@@ -119,7 +120,7 @@ def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
         if note:
             tell(f"{data.name}: {note}")
         for split in splits[: args.folds]:
-            stem = f"{task}-{split.repeat}-{split.fold}-{args.protocol}-{args.seed}-{args.members}"
+            stem = f"{task}-{split.repeat}-{split.fold}-{args.protocol}-{args.seed}-{args.members}-{encodings}"
             kept, y = np.unique(data.y[split.train], return_inverse=True)
             place = np.full(len(data.classes), -1)
             place[kept] = np.arange(len(kept))

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from .errors import ConfigError
 from .load import load_preset
 from .model import ModelConfig
+from .prior import PriorConfig
 from .train import TrainConfig
 
 
@@ -98,6 +100,19 @@ class Recipe:
         for edge in edges:
             if not any(s.start <= edge < s.end for s in self.shapes):
                 raise ValueError(f"shapes: none is active at share {edge:g} of the run; widen start and end")
+
+    def check_classes(self, prior: PriorConfig) -> None:
+        """Refuses a prior with more classes than the network has outputs.
+
+        Raises:
+          ConfigError: that is so.
+        """
+        most = self.model.max_classes
+        if prior.sizes.classes > most:
+            raise ConfigError(
+                f"prior {prior.name} draws up to {prior.sizes.classes} classes, the network of recipe {self.name} has {most} "
+                f"outputs; set model.max_classes to {prior.sizes.classes}, or sizes.classes of the prior to {most}"
+            )
 
 
 def load_recipe(name: str | Path = "nano", overrides: Mapping[str, str] | None = None) -> Recipe:

@@ -21,8 +21,19 @@ MODULES = {
     "priorax.priors.scm": "Structural causal models behind tasks: `batch.scm` of a batch sampled with `with_scm=True`.",
     "priorax.eval": "The evaluation harness.",
     "priorax.configs.eval": "Its configurations.",
+    "priorax.configs.recipe": "What a recipe can hold.",
+    "priorax.configs.model": "Its network.",
+    "priorax.configs.train": "Its training.",
+    "priorax.configs.prior": "What a prior can hold.",
 }
-NAMES = {"priorax.priors.scm": ["SCM"], "priorax.configs.eval": ["Protocol", "SuiteConfig", "SyntheticConfig"]}
+NAMES = {
+    "priorax.configs.eval": ["Protocol", "SuiteConfig", "SyntheticConfig"],
+    "priorax.configs.model": ["ModelConfig"],
+    "priorax.configs.prior": ["PriorConfig", "Component", "Sizes", "Laws"],
+    "priorax.configs.recipe": ["Recipe", "TaskShape"],
+    "priorax.configs.train": ["TrainConfig"],
+    "priorax.priors.scm": ["SCM"],
+}
 """Names shown of modules whose ``__all__`` is not the list."""
 SKIPPED = {"__version__", "Protocol", "SuiteConfig", "SyntheticConfig"}
 """Names of ``__all__`` shown elsewhere."""

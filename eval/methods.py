@@ -23,6 +23,7 @@ from .suites import DataSet, Split, rows_of
 
 BUDGET = {"seconds", "trials"}
 """Options of a baseline that ask for a random search."""
+_SET_BY_BUILD = {"weights", "categorical_features", "random_state"}
 DEFAULT_BASELINES = ("logistic_regression", "knn", "random_forest")
 
 
@@ -51,9 +52,12 @@ class Method:
         """Changes when results of this method may change: options, or the bytes of its weights."""
         told = {"kind": self.kind, "name": self.name, "options": dict(self.options)}
         if self.kind == "network":
+            from ..models.estimator import PFNClassifier
             from ..models.inference import get_engine
 
-            told = told | {"name": "", "weights": get_engine(self.weights).sha256}
+            # All settings, not those given: another default is another method.
+            options = {k: v for k, v in PFNClassifier(**self.options).get_params().items() if k not in _SET_BY_BUILD}
+            told = told | {"name": "", "weights": get_engine(self.weights).sha256, "options": options | dict(self.options)}
         if self.kind == "baseline":
             told = told | {"name": self.learner or self.name}
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]

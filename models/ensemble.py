@@ -89,9 +89,9 @@ def plan_members(
             "stratified subset. A larger n_estimators covers more rows; max_context changes the limit."
         )
     draw = _Draw(rng)
+    groups = math.ceil(n_classes / (limits.classes - 1)) if n_classes > limits.classes else 1
     codebook = [_permuted_classes(n_classes, m, draw) for m in range(members)]
     if n_classes > limits.classes:
-        groups = math.ceil(n_classes / (limits.classes - 1))
         rounds = max(n_estimators, math.ceil(members / groups))
         codebook = [code for r in range(rounds) for code in _rest_codes(n_classes, limits.classes, groups, draw("codes", r))]
         notes.append(
@@ -99,6 +99,8 @@ def plan_members(
             f"error-correcting output codes are used (about {len(codebook) // max(n_estimators, 1)} times slower)."
         )
     columns = _column_orders(n_columns, limits.columns, len(codebook), draw)
+    # Members that cover columns or classes together have the same encoding: every column and class meets every one.
+    together = max(groups, math.ceil(n_columns / limits.columns))
     return [
         Member(
             columns=columns[m],
@@ -107,10 +109,15 @@ def plan_members(
             own=own,
             n_symbols=int(symbol.max()) + 1,
             transform=transforms[m % len(transforms)],
-            encoding=encodings[m % len(encodings)],
+            encoding=encodings[_turn(m // together, len(encodings))],
         )
         for m, (symbol, own) in enumerate(codebook)
     ], notes
+
+
+def _turn(group: int, encodings: int) -> int:
+    """The encoding of a group of members: 0, 1, 1, 0 for two, so that transforms, which alternate, meet both."""
+    return (group + group // encodings) % encodings
 
 
 class _Draw:

@@ -51,7 +51,8 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         Value transforms of numeric columns; member m uses the m-th, cyclically.
     category_encodings : tuple of {"codes", "target"}, default=("codes", "target")
         What members see of categories of ten levels and more: the level's number, or what the level's training rows say
-        about the class (target statistics, cross-fitted); member m uses the m-th, cyclically.
+        about the class (target statistics, cross-fitted). Used in turn by members or, where it takes several members to
+        cover the columns or the classes once, by such groups of members.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
@@ -157,9 +158,10 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self._transforms = {
             kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
         }
-        self._levels = {m.encoding: LevelEncoding(m.encoding, int(rng.randint(2**31))) for m in self.members_}
+        fold_seed = int(rng.randint(2**31))
+        self._levels = {kind: LevelEncoding(kind, fold_seed) for kind in {m.encoding for m in self.members_}}
         self._coded = {
-            kind: levels.fit_transform(self._x, codes, self._encoder.categorical_) for kind, levels in self._levels.items()
+            kind: levels.fit_transform(self._x, codes, self._encoder.cardinality_) for kind, levels in self._levels.items()
         }
         if len(self.classes_) > 1:
             check_memory(engine.cfg, *self._context_size())

@@ -2,27 +2,31 @@
 
 A network reads a category as the number of its level, which tells it little where a column has dozens of them (cities,
 teams, products): rows of one level must then be found among all by attention alone. Target statistics put the answer into
-the cell, as CatBoost does (Prokhorenkova et al. 2018, arXiv 1706.09516, section 3). Here scikit-learn's `TargetEncoder`
-makes them: shrunk towards the class shares (Micci-Barreca 2001), and for training rows from the other folds, so that no row's
-own label stands in its cell.
+the cell, as CatBoost does (Prokhorenkova et al. 2018, arXiv 1706.09516, section 3): class shares of a level, shrunk towards
+those of the table as if `SHRINKAGE` more rows had them, and for training rows taken from the other folds, so that the shares in
+a row's cell do not know its label.
 
 More than two classes give a level several shares; they are reduced to the one direction in which levels differ most, the
 first principal component of the shares weighted by rows (Wright and König 2019, PeerJ 7:e6339, section "PCA ordering").
+
+scikit-learn's `TargetEncoder` is not used: what it draws its folds from changes between the versions we allow, it refuses
+tables whose classes all have fewer rows than folds, and its answer depends on scikit-learn's global settings.
 """
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from sklearn.preprocessing import TargetEncoder
 
 ENCODINGS = ("codes", "target")
 MANY_LEVELS = 10
 """From so many levels on a column counts: below, levels are few enough to be learned one by one, and target statistics hide
-what levels of several columns do together (on development sets they did harm there, see docs/training.md)."""
+what levels of several columns do together (tic-tac-toe and car lose by them, see docs/training.md)."""
+ROWS_PER_LEVEL = 3
+"""A column with fewer rows per level in the mean stays as it is: the other folds then know next to nothing of a level, and
+identifiers, one row each, would look as if they told the class."""
 LEAST_ROWS = 50
 """With fewer training rows nothing is encoded: five folds of a handful of rows are noise."""
+SHRINKAGE = 5.0
 _FOLDS = 5
 
 
@@ -41,66 +45,89 @@ class LevelEncoding:
         self.kind = kind
         self.seed = seed
 
-    def fit_transform(self, x: np.ndarray, y: np.ndarray, categorical: np.ndarray) -> np.ndarray:
+    def fit_transform(self, x: np.ndarray, y: np.ndarray, cardinality: np.ndarray) -> np.ndarray:
         """Training rows, every one encoded from the folds it is not in.
 
         Args:
-          x: f32[n, F]; level codes in categorical columns, NaN = missing (stays NaN).
-          y: i64[n], classes 0 .. K-1, all present.
-          categorical: bool[F], columns that hold categories.
+          x: f32[n, F]; codes 0 .. cardinality - 1 in categorical columns, NaN = missing (stays NaN).
+          y: i64[n], classes 0 .. K-1.
+          cardinality: i32[F], levels of a column, 0 for a numeric one.
 
         Returns:
           f32[n, F]; ``x`` itself where there is nothing to encode.
         """
-        classes = int(y.max()) + 1
-        enough = self.kind == "target" and classes > 1 and len(y) >= LEAST_ROWS
-        many = [enough and is_category and _n_levels(x[:, j]) >= MANY_LEVELS for j, is_category in enumerate(categorical)]
-        self.columns_ = np.flatnonzero(many)
+        enough = self.kind == "target" and y.max() > 0 and len(y) >= LEAST_ROWS
+        self.columns_ = np.flatnonzero([enough and _has_many(x[:, j], k) for j, k in enumerate(cardinality)])
+        self._tables: list[np.ndarray] = []
         if not len(self.columns_):
             return x
-        levels = self._levels(x)
-        self._inner = TargetEncoder(
-            target_type="binary" if classes == 2 else "multiclass", cv=_FOLDS, random_state=self.seed
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # classes with fewer rows than folds: their share is estimated from fewer
-            values = self._inner.fit_transform(levels, y)
-        shares = 1 if classes == 2 else classes
-        self._directions = [
-            _direction(np.stack(self._inner.encodings_[j * shares : (j + 1) * shares], axis=1), found, levels[:, j])
-            for j, found in enumerate(self._inner.categories_)
-        ]
-        return self._replaced(x, values)
+        fold = _folds(y, np.random.RandomState(self.seed))
+        out = x.copy()
+        for column in self.columns_:
+            inside, outside = _statistics(x[:, column], y, fold, int(cardinality[column]))
+            out[:, column] = _look_up(inside[fold], x[:, column])
+            self._tables.append(outside)
+        return out
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """Other rows f32[n, F], encoded from all training rows. A level not seen there is NaN in x already, and stays so."""
-        return self._replaced(x, self._inner.transform(self._levels(x))) if len(self.columns_) else x
+        """Other rows f32[n, F], encoded from all training rows. A level without a training row has the table's shares."""
+        if not len(self.columns_):
+            return x
+        out = x.copy()
+        for column, table in zip(self.columns_, self._tables, strict=True):
+            out[:, column] = _look_up(np.broadcast_to(table, (len(x), len(table))), x[:, column])
+        return out
 
     def still_categories(self, categorical: np.ndarray) -> np.ndarray:
         """bool[F], which columns hold categories after encoding."""
         return categorical & ~np.isin(np.arange(len(categorical)), self.columns_)
 
-    def _levels(self, x: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(x[:, self.columns_], nan=-1.0).astype(np.int64)
 
-    def _replaced(self, x: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """x with every column of many levels replaced by its projected shares f64[n, m * shares]."""
-        out = x.copy()
-        values = values.reshape(len(x), len(self.columns_), -1)
-        for j, (column, direction) in enumerate(zip(self.columns_, self._directions, strict=True)):
-            out[:, column] = np.where(np.isnan(x[:, column]), np.nan, values[:, j] @ direction)
-        return out
+def _has_many(codes: np.ndarray, cardinality: int) -> bool:
+    if cardinality < MANY_LEVELS:
+        return False
+    present = codes[~np.isnan(codes)]
+    return MANY_LEVELS <= len(np.unique(present)) <= len(present) / ROWS_PER_LEVEL
 
 
-def _n_levels(codes: np.ndarray) -> int:
-    return len(np.unique(codes[~np.isnan(codes)]))
+def _folds(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """i64[n], folds 0 .. _FOLDS - 1; the rows of every class are spread evenly over them."""
+    order = np.lexsort([rng.permutation(len(y)), y])
+    fold = np.empty(len(y), dtype=np.int64)
+    fold[order] = np.arange(len(y)) % _FOLDS
+    return fold
 
 
-def _direction(shares: np.ndarray, found: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """f64[K], the direction in which levels differ most. shares f64[levels, K] of the levels ``found``."""
-    if shares.shape[1] == 1:
-        return np.ones(1)
-    rows = np.array([(levels == level).sum() for level in found], dtype=np.float64)
+def _statistics(codes: np.ndarray, y: np.ndarray, fold: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a level says: f64[folds, levels] from the rows of all other folds, f64[levels] from all rows."""
+    classes = int(y.max()) + 1
+    present = ~np.isnan(codes)
+    place = (fold[present] * levels + codes[present].astype(np.int64)) * classes + y[present]
+    counts = np.bincount(place, minlength=_FOLDS * levels * classes).reshape(_FOLDS, levels, classes)
+    rows = np.bincount(fold * classes + y, minlength=_FOLDS * classes).reshape(_FOLDS, 1, classes)
+    outside = _shares(counts.sum(0), rows.sum(0))
+    inside = _shares(counts.sum(0) - counts, rows.sum(0) - rows)
+    direction = _direction(outside, counts.sum((0, 2)))
+    return inside @ direction, outside @ direction
+
+
+def _shares(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Shares of the classes [..., levels, K] from their rows, shrunk towards those of ``rows`` [..., 1, K]."""
+    common = rows / rows.sum(-1, keepdims=True)
+    return (counts + SHRINKAGE * common) / (counts.sum(-1, keepdims=True) + SHRINKAGE)
+
+
+def _direction(shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """f64[K], the direction in which levels differ most. shares f64[levels, K] of levels with so many rows."""
+    if shares.shape[1] == 2:
+        return np.array([0.0, 1.0])
     centred = shares - np.average(shares, axis=0, weights=rows)
     direction = np.linalg.svd(np.sqrt(rows)[:, None] * centred, full_matrices=False)[2][0]
     return direction * np.sign(direction[np.argmax(np.abs(direction))])
+
+
+def _look_up(tables: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """f64[n]: of row i the entry ``codes[i]`` of ``tables[i]`` [n, levels]; NaN for NaN."""
+    missing = np.isnan(codes)
+    level = np.where(missing, 0, codes).astype(np.int64)
+    return np.where(missing, np.nan, np.take_along_axis(tables, level[:, None], axis=1)[:, 0])

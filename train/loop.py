@@ -31,7 +31,7 @@ from .heldout import other_tasks_held_out
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import SamplerFactory, make_dispatch, mean_of_good, pick_devices, place, put, replicate
+from .step import SamplerFactory, idle, kind_of, make_dispatch, mean_of_good, pick_devices, place, put, replicate
 from .team import Team
 
 _UNKNOWN_HORIZON = 10**8
@@ -141,7 +141,7 @@ def pretrain(
       prior: replaces the prior named in the recipe.
 
     Raises:
-      ConfigError: settings that do not go together; ``out`` holds another run; ``total_time`` is over already; the
+      ConfigError: settings that do not go together, also with the prior; ``out`` holds another run; ``total_time`` is over already; the
         network cannot start from the weights the recipe names.
       MissingError: those weights are not there.
       DataError: resuming, and no checkpoint is intact.
@@ -157,6 +157,8 @@ def pretrain(
     if seed == cfg.validation_seed:
         raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
+    if sampler_factory is None:
+        recipe.check_classes(prior)
     run = _Run(
         recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
         watch, quiet,
@@ -212,7 +214,7 @@ class _Run:
         state, resumed_from, horizon = self._start(resume, progress)
         stack.callback(self.files.close)
         progress.say(
-            f"{self.recipe.name}: {count_params(state.params):,} parameters on {_kind(self.devices)}"
+            f"{self.recipe.name}: {count_params(state.params):,} parameters on {kind_of(self.devices)}{idle(self.devices)}"
             + (f" in {team.size} processes" if team.size > 1 else "")
             + f"; compiling {len(self.recipe.shapes)} program(s)"
         )
@@ -299,7 +301,7 @@ class _Run:
         resumed_from, horizon, self.tasks_seen, self.train_seconds = self.team.lead(work)
         if found:
             state = found[0].state
-            legs = (found[0].meta.get("dispatch_seconds") or {}).get("devices"), _kind(self.devices)
+            legs = (found[0].meta.get("dispatch_seconds") or {}).get("devices"), kind_of(self.devices)
             if note := other_tasks_held_out(self.prior, *legs):
                 progress.say(note)
         elif begun := self.files.starting_params():
@@ -324,7 +326,7 @@ class _Run:
         if found is None:
             return fixed if fixed and clock.budget is None else _UNKNOWN_HORIZON
         timed = found.meta.get("dispatch_seconds")
-        if timed and timed["devices"] == _kind(self.devices):
+        if timed and timed["devices"] == kind_of(self.devices):
             self.pace = Pace(self.recipe.shapes, {int(i): s for i, s in timed["seconds"].items()})
         step, horizon = found.step, int(found.state.horizon)
         if clock.budget is None:
@@ -463,7 +465,7 @@ class _Run:
             "tasks_seen": self.tasks_seen, "seconds": round(self.clock.total(), 3),
             "train_seconds": round(self.train_seconds, 3), "planned_seconds": self.clock.budget,
             "dispatch_seconds": {
-                "devices": _kind(self.devices),
+                "devices": kind_of(self.devices),
                 "seconds": {str(i): round(s, 4) for i, s in self.pace.seconds.items()},
             },
         }  # fmt: skip
@@ -494,7 +496,3 @@ class _Run:
 
 def _crossed(before: int, now: int, every: int) -> bool:
     return before // every != now // every
-
-
-def _kind(devices: list[jax.Device]) -> str:
-    return f"{len(devices)} x {devices[0].device_kind}"

@@ -57,6 +57,17 @@ def pick_devices(recipe: Recipe) -> list[jax.Device]:
     ]
 
 
+def kind_of(devices: list[jax.Device]) -> str:
+    """Number and kind, for people and to tell legs on other devices apart."""
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def idle(devices: list[jax.Device]) -> str:
+    """What to add where a run leaves devices unused; empty where it uses all."""
+    idle = len(jax.devices()) - len(devices)
+    return f" ({idle} more idle: the tasks of every shape must be shared out equally; see shapes.N.tasks)" if idle else ""
+
+
 def make_dispatch(
     recipe: Recipe, shape: TaskShape, prior: Any, sampler_factory: SamplerFactory, devices: list[jax.Device]
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Metrics]]:

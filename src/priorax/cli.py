@@ -87,6 +87,7 @@ def _run(args: list[str]) -> int:
 
     from priorax import options, output, runtime
 
+    _refuse_repeats(rest)
     cls = getattr(importlib.import_module(f"priorax.{module}"), cls_name)
     command, unknown = tyro.cli(cls, prog=f"priorax {name}", args=rest, return_unknown_args=True)
     settings = {}
@@ -106,6 +107,15 @@ def _run(args: list[str]) -> int:
     command.start_devices()
     command.run(settings)
     return 0
+
+
+def _refuse_repeats(args: list[str]) -> None:
+    """A flag given twice would silently lose what it was given first."""
+    seen = set()
+    for flag in (a.partition("=")[0].replace("_", "-") for a in args if a.startswith("--") and len(a) > 2):
+        if flag in seen:
+            raise ConfigError(f"{flag} is given twice; give it once, with all values after it where it takes several")
+        seen.add(flag)
 
 
 def _command(args: list[str]) -> tuple[str, list[str] | None]:

@@ -19,7 +19,7 @@ class Predict(options.Common):
     machine.
 
     CSV, TSV, JSON lines, Parquet and Arrow files, in and out. Columns are matched by name. When the test table has the
-    target column too, the score is printed beside the predictions.
+    target column too, ``--out`` and ``--json`` give the accuracy as well.
     """
 
     KEEPS_MEMORY = True

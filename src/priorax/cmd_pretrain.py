@@ -50,7 +50,7 @@ class Pretrain(options.OutDir):
     """Show the resolved recipe, train nothing."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.configs import config_digest, load_recipe, to_dict, to_yaml
+        from priorax.configs import config_digest, load_prior, load_recipe, to_dict, to_yaml
 
         if self.prior is not None:
             settings = {"prior": self.prior, **settings}
@@ -60,6 +60,7 @@ class Pretrain(options.OutDir):
             settings = {"train.steps": str(self.steps), **settings}
             settings.setdefault("train.time_limit", "null")
         recipe = load_recipe(self.recipe, overrides=settings)
+        recipe.check_classes(load_prior(recipe.prior))
         limit = None if self.time_limit is None else options.seconds(self.time_limit, "--time-limit")
         total = None if self.total_time is None else options.seconds(self.total_time, "--total-time")
         if limit is None and total is None and recipe.train.time_limit is None and recipe.train.steps is None:

@@ -71,6 +71,8 @@ def test_specifications():
         "numeric_transforms": ("none", "quantile"),
         "max_context": None,
     }
+    same, other = parse_methods(["a=priorax?n_estimators=4", "b=priorax?category_encodings=codes"])
+    assert same.digest() == parse_methods("priorax")[0].digest() != other.digest()
 
 
 def test_settings_of_baselines(table):

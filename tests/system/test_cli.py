@@ -84,6 +84,8 @@ def test_every_command_explains_its_flags(command, capsys):
         (["evaluate", "--suite", "bundle"], 2, "is no suite"),
         (["evaluate", "--model", "none.safetensors"], 3, "no such file"),
         (["evaluate", "--fail-under", "roc_auc"], 2, "METRIC=VALUE"),
+        (["evaluate", "--fail-under", "roc_auc=0.9", "--fail-under=brier=0.5"], 2, "--fail-under is given twice"),
+        (["pretrain", "--recipe", "smoke", "--prior", "many_classes", "--out", "x"], 2, "model.max_classes to 60"),
         (["inspect", "checkpoint", "none.safetensors"], 4, "cannot read weights"),
         (["inspect", "dump", "none"], 3, "no file or folder"),
         (["inspect", "task", "--index", "-1"], 2, "task_ids"),

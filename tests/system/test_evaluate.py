@@ -58,7 +58,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, capsys):
 
 def test_thresholds_in_both_directions(tmp_path, capsys):
     args = ["evaluate", "--model", "none", "--baselines", "knn", "--tasks", "iris", "--quiet"]
-    assert run(capsys, *args, "--fail-under", "roc_auc=0.9", "--fail-under", "brier=0.5")[0] == 0
+    assert run(capsys, *args, "--fail-under", "roc_auc=0.9", "brier=0.5")[0] == 0
+    code, _, err = run(capsys, *args, "--fail-under", "roc_auc=0.9", "brier=0.001")
+    assert code == 7 and "mean brier of knn" in err
     code, _, err = run(capsys, *args, "--fail-under", "brier=0.001")
     assert code == 7 and "mean brier of knn" in err
     code, _, err = run(capsys, *args, "--fail-under", "f1=0.9")
