@@ -20,6 +20,8 @@ class ModelConfig:
       heads: attention heads. Few wide heads (``width / heads`` of 32 or 64) are fast on CPU; the fused GPU kernel
         needs a multiple of 8.
       layers: number of blocks.
+      row_layers: blocks over whole rows, one token of twice the width per row, after the others (as the last stage of TabICL,
+        arXiv 2502.05564); each costs about a quarter of a block over ten columns.
       hidden: width of the feed-forward layer inside a block.
       decoder: how a query row becomes class logits: ``mlp``, or ``retrieval``, a vote of the context rows weighted by
         attention (TabPFN-3, arXiv 2605.13986), whose parameters do not grow with the number of classes.
@@ -52,6 +54,7 @@ class ModelConfig:
     max_columns: int = 100
     decoder: Literal["mlp", "retrieval"] = "mlp"
     activation: Literal["gelu", "relu2"] = "gelu"
+    row_layers: int = dataclasses.field(default=0, metadata={"added": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group_offsets", tuple(self.group_offsets))
@@ -60,6 +63,7 @@ class ModelConfig:
         if self.width % self.heads:
             raise ValueError(f"model.heads is {self.heads}; it must divide model.width = {self.width}")
         _check("layers", self.layers, 1, 64)
+        _check("row_layers", self.row_layers, 0, 64)
         _check("hidden", self.hidden, 8, 16384)
         _check("decoder_hidden", self.decoder_hidden, 8, 16384)
         _check("thinking_rows", self.thinking_rows, 1, 1024)

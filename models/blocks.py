@@ -91,6 +91,32 @@ class Blocks(nnx.Module):
         return params | {"stream_scale": self.decay ** jnp.arange(params["row_length"].shape[0], dtype=jnp.float32)}
 
 
+class RowBlocks(nnx.Module):
+    """Blocks whose tokens are whole rows, of twice the width of a cell's: attention over context rows and a feed-forward
+    layer, each after an RMSNorm and each with a projection back that starts at zero, as in `Blocks`.
+
+    What a row is like, read from all of its columns, meets what other rows are like only here; in `Blocks` rows
+    meet column by column. One token in place of 1 + F makes these blocks cheap.
+    """
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        layers, width, hidden = cfg.row_layers, 2 * cfg.width, 2 * cfg.hidden
+        self.row_norm = nnx.Param(jnp.ones((layers, width)))
+        self.row_q = _matrix(rngs, layers, width, width)
+        self.row_k = _matrix(rngs, layers, width, width)
+        self.row_v = _matrix(rngs, layers, width, width)
+        self.row_out = nnx.Param(jnp.zeros((layers, width, width)))
+        self.row_length = nnx.Param(jnp.full((layers, 2 * cfg.heads), 1.0 / math.log(_REFERENCE_ROWS)))
+        self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
+        self.mlp_in = _matrix(rngs, layers, width, hidden)
+        self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
+
+    def layers(self) -> list[dict[str, jax.Array]]:
+        """The parameters of every layer, as `row_keys` and `row_step` read them."""
+        params = {name: value[...] for name, value in vars(self).items() if isinstance(value, nnx.Param)}
+        return [{name: a[i] for name, a in params.items()} for i in range(params["row_length"].shape[0])]
+
+
 def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
     """Scales the stream and adds attention over columns. h: [B, T, S, E]; w: one layer of `Blocks.stacked`."""
     h = h * w["stream_scale"].astype(h.dtype)

@@ -1,4 +1,4 @@
-"""Networks that start from other weights: which fit together, and how a trunk becomes deeper without changing an answer."""
+"""Networks that start from other weights: which fit together, and how they become deeper without changing an answer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 
 from ..configs.errors import ConfigError
 from ..configs.model import ModelConfig
+from .network import init_params
 
 _FREE = ("dtype", "attention", "max_rows", "max_columns")
 """Settings that change neither a parameter nor, beyond rounding, what a network computes."""
+_DEPTHS = ("layers", "row_layers")
 _PROJECTIONS_BACK = ("feature_out", "row_out", "mlp_out")
 
 
@@ -23,37 +25,43 @@ def check_can_start(cfg: ModelConfig, weights: ModelConfig, where: str) -> None:
     """
     for field in dataclasses.fields(ModelConfig):
         name, ours, theirs = field.name, getattr(cfg, field.name), getattr(weights, field.name)
-        if name in _FREE or ours == theirs or (name == "layers" and ours > theirs):
+        if name in _FREE or ours == theirs or (name in _DEPTHS and ours > theirs):
             continue
-        allowed = f"{theirs} or more" if name == "layers" else f"{theirs}"
+        allowed = f"{theirs} or more" if name in _DEPTHS else f"{theirs}"
         raise ConfigError(
             f"model.{name} is {ours}, and a network that starts from {where} must have {allowed}; set it, or start from "
             "random weights"
         )
 
 
-def deepen(params: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Parameters of a trunk with ``layers`` blocks that computes what the given one does.
+def grow(params: dict[str, Any], cfg: ModelConfig, seed: int = 0) -> dict[str, Any]:
+    """Parameters of a network of ``cfg`` that computes what the given one does.
 
-    The new blocks stand after the old ones. Each is a copy of the last, whose three projections back to the residual
-    stream are zero (block expansion, LLaMA Pro, arXiv 2401.02415, section 3), so it adds nothing until it is
-    trained; it multiplies the stream by a number, and what reads the stream normalises it first. With the
-    retrieval decoder, whose keys are taken before the last block, answers do change, as far as the old last block
-    changes context rows.
+    New blocks stand after the old ones. Each is a copy of the last, whose projections back to the residual stream are
+    zero (block expansion, LLaMA Pro, arXiv 2401.02415, section 3), so it adds nothing until it is trained; it
+    multiplies the stream by a number, and what reads the stream normalises it first. The first layers over rows are
+    random ones with such projections. With the retrieval decoder, whose keys are taken before the last block, answers do
+    change, as far as the old last block changes context rows.
 
     Args:
-      params: the tree of `init_params`; arrays of ``blocks`` have a leading layer axis.
-      layers: at least as many as ``params`` has.
+      params: the tree of `init_params`; arrays of ``blocks`` and ``row_blocks`` have a leading layer axis.
+      cfg: like the network of ``params`` (see `check_can_start`).
+      seed: of random layers.
     """
-    blocks = params["blocks"]
-    more = layers - blocks["row_out"].shape[0]
-    if more < 0:
-        raise ValueError(f"layers is {layers}; the weights have {layers - more} already")
-    if more == 0:
-        return params
+    out = dict(params)
+    for name, layers in (("blocks", cfg.layers), ("row_blocks", cfg.row_layers)):
+        if name not in params:
+            if layers:
+                out[name] = init_params(cfg, seed)[name]
+            continue
+        more = layers - params[name]["row_out"].shape[0]
+        if more < 0:
+            raise ValueError(f"{name}: {layers} layers are asked for, the weights have {layers - more} already")
+        if more:
+            out[name] = {key: _longer(key, leaf, more) for key, leaf in params[name].items()}
+    return out
 
-    def longer(name: str, leaf: Any) -> Any:
-        new = jnp.repeat(leaf[-1:], more, axis=0)
-        return jnp.concatenate([leaf, jnp.zeros_like(new) if name in _PROJECTIONS_BACK else new])
 
-    return params | {"blocks": {name: longer(name, leaf) for name, leaf in blocks.items()}}
+def _longer(name: str, leaf: Any, more: int) -> Any:
+    new = jnp.repeat(leaf[-1:], more, axis=0)
+    return jnp.concatenate([leaf, jnp.zeros_like(new) if name in _PROJECTIONS_BACK else new])

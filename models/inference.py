@@ -300,7 +300,8 @@ class MemoryEstimate:
 def cache_bytes(cfg: ModelConfig, rows: int, columns: int) -> int:
     """Memory of the encoded context of one member."""
     width = 4 if jax.default_backend() == "cpu" else 2
-    return 2 * cfg.layers * (columns + 1) * (rows + cfg.thinking_rows) * cfg.width * width
+    of_rows = 2 * cfg.row_layers * rows * 2 * cfg.width
+    return (2 * cfg.layers * (columns + 1) * (rows + cfg.thinking_rows) * cfg.width + of_rows) * width
 
 
 def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> MemoryEstimate:

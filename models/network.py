@@ -21,7 +21,7 @@ from flax import nnx
 
 from ..configs.model import ModelConfig
 from .attention import pick_implementation
-from .blocks import Blocks, feature_step, rms_norm, row_keys, row_step
+from .blocks import Blocks, RowBlocks, feature_step, rms_norm, row_keys, row_step
 from .embedding import CellEmbedding, ColumnStatistics, cell_channels, column_statistics
 
 MASKED_LOGIT = -1e9
@@ -38,6 +38,7 @@ class ContextCache:
       statistics: the context statistics of every column.
       n_features, n_classes, n_context: i32[B].
       categorical: bool[B, F].
+      row_keys, row_values: [R, B, 1, context rows, 2 E] for R layers over whole rows; None without such layers.
       votes: for a retrieval decoder what its context rows answer with: keys f32[B, rows, D] and labels i32[B, rows].
     """
 
@@ -48,6 +49,8 @@ class ContextCache:
     n_classes: jax.Array
     n_context: jax.Array
     categorical: jax.Array
+    row_keys: jax.Array | None = None
+    row_values: jax.Array | None = None
     votes: tuple[jax.Array, jax.Array] | None = None
 
     @property
@@ -80,6 +83,8 @@ class PFN(nnx.Module):
         self.cfg = cfg
         self.embedding = CellEmbedding(cfg, rngs=rngs)
         self.blocks = Blocks(cfg, rngs=rngs)
+        if cfg.row_layers:
+            self.row_blocks = RowBlocks(cfg, rngs=rngs)
         self.decoder = (Decoder if cfg.decoder == "mlp" else RetrievalDecoder)(cfg, rngs=rngs)
 
     def __call__(self, x, y, n_features, n_classes, n_context, categorical, *, context: int | None = None) -> jax.Array:
@@ -104,15 +109,44 @@ class PFN(nnx.Module):
 
         w = self.blocks.stacked()
         h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
-        # After the last block only rows with logits are read, so it asks for no others.
         w = jax.tree.map(lambda a: a[-1], w)
         h = feature_step(w, h, n_tokens, self.cfg.heads)
         keys = row_keys(w, h[:, :, : thinking + room])
-        votes = None
-        if self.cfg.decoder == "retrieval":
-            votes = self.decoder.keys(h[:, :, thinking : thinking + room], n_features), y[:, :room]
-        h = row_step(w, h[:, :, first:], keys, n_keys, n_context, kernel, self.cfg.activation)
-        return self._decode(h, n_features, n_classes, n_context, votes)
+        # What follows the last block: only rows with logits are read, or, where rows meet once more, all but the thinking ones.
+        asking = h[:, :, thinking if self.cfg.row_layers else first :]
+        seen = h[:, :, thinking : thinking + room]
+        h = row_step(w, asking, keys, n_keys, n_context, kernel, self.cfg.activation)
+        vectors = _row_vector(h, n_features)
+        if self.cfg.row_layers:
+            vectors, seen, _ = self._meet(vectors, room, first - thinking, n_context)
+        else:
+            seen = _row_vector(seen, n_features)
+        votes = (self.decoder.keys(seen), y[:, :room]) if self.cfg.decoder == "retrieval" else None
+        return self._decode(vectors, n_classes, n_context, votes)
+
+    def _meet(self, rows: jax.Array, room: int, first: int | None, n_context: jax.Array):
+        """The layers over whole rows. rows: f32[B, S, 2 E], of which those before ``room`` have room for context.
+
+        Returns:
+          f32[B, S - first, 2 E], the rows from ``first`` on (None: nothing); f32[B, room, 2 E], the context rows as they
+          enter the last layer; keys and values of every layer, [R, B, 1, room, 2 E] each.
+        """
+        dtype, kernel = self._numerics()
+        h, kept = self._enter(rows, dtype), []
+        layers = self.row_blocks.layers()
+        for i, w in enumerate(layers):
+            kept.append(row_keys(w, h[:, :, :room]))
+            seen, last = h[:, 0, :room], i == len(layers) - 1
+            if not last:
+                h = row_step(w, h, kept[-1], n_context, n_context, kernel, self.cfg.activation)
+            elif first is not None:
+                h = row_step(w, h[:, :, first:], kept[-1], n_context, n_context, kernel, self.cfg.activation)
+        return h[:, 0].astype(jnp.float32), seen.astype(jnp.float32), tuple(map(jnp.stack, zip(*kept, strict=True)))
+
+    def _enter(self, rows: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Row vectors f32[B, S, 2 E] as the layers over rows begin with them, [B, 1, S, 2 E]: of size 1, so that the trunk's
+        scale, which depends on its depth, says nothing."""
+        return rms_norm(rows, jnp.float32(1.0)).astype(dtype)[:, None]
 
     def encode_context(self, x, y, n_features, n_classes, n_context, categorical) -> ContextCache:
         """Reads the context once; `predict_queries` then answers any number of query rows.
@@ -144,10 +178,14 @@ class PFN(nnx.Module):
         h = feature_step(w, h, n_tokens, self.cfg.heads)
         last = row_keys(w, h)
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip((keys, values), last, strict=True))
-        votes = None
-        if self.cfg.decoder == "retrieval":
-            votes = self.decoder.keys(h[:, :, thinking:], n_features), y
-        return ContextCache(keys, values, statistics, n_features, n_classes, n_context, categorical, votes)
+        seen, met = h[:, :, thinking:], (None, None)
+        if self.cfg.row_layers:
+            seen = row_step(w, seen, last, n_keys, n_context, kernel, self.cfg.activation)
+            _, seen, met = self._meet(_row_vector(seen, n_features), rows, None, n_context)
+        else:
+            seen = _row_vector(seen, n_features)
+        votes = (self.decoder.keys(seen), y) if self.cfg.decoder == "retrieval" else None
+        return ContextCache(keys, values, statistics, n_features, n_classes, n_context, categorical, *met, votes)
 
     def predict_queries(self, cache: ContextCache, x: jax.Array) -> jax.Array:
         """Logits f32[B, Q, C] of query rows x f32[B, Q, F], equal to the plain forward within rounding.
@@ -162,14 +200,20 @@ class PFN(nnx.Module):
             return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel, self.cfg.activation), None
 
         h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values), unroll=self._unroll)
-        return self._decode(h, cache.n_features, cache.n_classes, cache.n_context, cache.votes)
+        rows = _row_vector(h, cache.n_features)
+        if self.cfg.row_layers:
+            h = self._enter(rows, h.dtype)
+            for w, *keys in zip(self.row_blocks.layers(), cache.row_keys, cache.row_values, strict=True):
+                h = row_step(w, h, tuple(keys), cache.n_context, cache.n_context, kernel, self.cfg.activation)
+            rows = h[:, 0].astype(jnp.float32)
+        return self._decode(rows, cache.n_classes, cache.n_context, cache.votes)
 
-    def _decode(self, h, n_features, n_classes, n_context, votes) -> jax.Array:
-        """Logits of the rows given; ``votes``: what the context rows of a retrieval decoder, as they enter row attention
-        of the last block, answer with."""
+    def _decode(self, rows, n_classes, n_context, votes) -> jax.Array:
+        """Logits of the rows given, f32[B, Q, 2 E]; ``votes``: what the context rows of a retrieval decoder, as they enter row
+        attention of the last block or layer, answer with."""
         if votes is None:
-            return self.decoder(h, n_features, n_classes)
-        return self.decoder(h, n_features, n_classes, n_context, votes)
+            return self.decoder(rows, n_classes)
+        return self.decoder(rows, n_classes, n_context, votes)
 
     def query_tokens(self, cache: ContextCache, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, str]:
         """What the blocks start from for query rows x f32[B, Q, F]: their tokens [B, 1 + F, Q, E], the tokens and the
@@ -191,7 +235,7 @@ class PFN(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Class logits from the mean of a row's active feature tokens beside its target token, in float32."""
+    """Class logits from the vector of a row, see `_row_vector`, in float32."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         width, hidden = 2 * cfg.width, cfg.decoder_hidden
@@ -201,9 +245,9 @@ class Decoder(nnx.Module):
         self.out = nnx.Param(0.1 * jax.random.normal(rngs.params(), (hidden, cfg.max_classes)) / math.sqrt(hidden))
         self.out_bias = nnx.Param(jnp.zeros(cfg.max_classes))
 
-    def __call__(self, h: jax.Array, n_features: jax.Array, n_classes: jax.Array) -> jax.Array:
-        """[B, 1 + F, Q, E] -> f32[B, Q, C]."""
-        x = rms_norm(_row_vector(h, n_features), self.norm[...])
+    def __call__(self, rows: jax.Array, n_classes: jax.Array) -> jax.Array:
+        """f32[B, Q, 2 E] -> f32[B, Q, C]."""
+        x = rms_norm(rows, self.norm[...])
         logits = jax.nn.gelu(x @ self.into[...] + self.into_bias[...]) @ self.out[...] + self.out_bias[...]
         known = jnp.arange(logits.shape[-1]) < n_classes[:, None, None]
         return jnp.where(known, logits, MASKED_LOGIT)
@@ -227,17 +271,16 @@ class RetrievalDecoder(nnx.Module):
         self.query = nnx.Param(jax.random.normal(rngs.params(), (width, inner)) / math.sqrt(width))
         self.key = nnx.Param(jax.random.normal(rngs.params(), (width, inner)) / math.sqrt(width))
 
-    def keys(self, h: jax.Array, n_features: jax.Array) -> jax.Array:
-        """[B, 1 + F, N, E] -> f32[B, N, D]: what context rows are found by."""
-        return rms_norm(_row_vector(h, n_features), self.key_norm[...]) @ self.key[...]
+    def keys(self, rows: jax.Array) -> jax.Array:
+        """f32[B, N, 2 E] -> f32[B, N, D]: what context rows are found by."""
+        return rms_norm(rows, self.key_norm[...]) @ self.key[...]
 
     def __call__(
-        self, h: jax.Array, n_features: jax.Array, n_classes: jax.Array, n_context: jax.Array,
-        votes: tuple[jax.Array, jax.Array],
-    ) -> jax.Array:  # fmt: skip
-        """[B, 1 + F, Q, E] and keys f32[B, N, D] with labels i32[B, N], of which n_context count -> f32[B, Q, C]."""
+        self, rows: jax.Array, n_classes: jax.Array, n_context: jax.Array, votes: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
+        """f32[B, Q, 2 E] and keys f32[B, N, D] with labels i32[B, N], of which n_context count -> f32[B, Q, C]."""
         keys, y = votes
-        q = rms_norm(_row_vector(h, n_features), self.query_norm[...]) @ self.query[...]
+        q = rms_norm(rows, self.query_norm[...]) @ self.query[...]
         split = lambda a: a.reshape(*a.shape[:2], self.heads, -1)
         q, k = split(q), split(keys)
         counts = jnp.arange(keys.shape[1]) < n_context[:, None]

@@ -38,7 +38,12 @@ def forward_flops(cfg: ModelConfig, rows: int, columns: int, context: int | None
     def over_rows(queries: int) -> int:
         return queries * (2 * projection + 4 * tokens * keys * e + 4 * tokens * e * cfg.hidden)
 
-    trunk = cfg.layers * (over_columns + key_value) + (cfg.layers - 1) * over_rows(stream) + over_rows(asked)
+    # The last block asks for no other rows than those with logits, unless rows meet once more after it.
+    after_last = rows if cfg.row_layers else asked
+    trunk = cfg.layers * (over_columns + key_value) + (cfg.layers - 1) * over_rows(stream) + over_rows(after_last)
+    wide = 2 * e
+    keys_of_rows, each = 4 * room * wide * wide, 4 * wide * wide + 4 * room * wide + 8 * wide * cfg.hidden
+    trunk += cfg.row_layers * keys_of_rows + (max(cfg.row_layers - 1, 0) * rows + (asked if cfg.row_layers else 0)) * each
     inner = cfg.decoder_hidden
     decoder = 2 * asked * inner * (2 * e + cfg.max_classes)
     if cfg.decoder == "retrieval":

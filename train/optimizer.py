@@ -39,10 +39,10 @@ def make_optimizer(cfg: TrainConfig) -> optax.GradientTransformation:
 
 
 def trunk_matrices(params: dict[str, Any]) -> dict[str, Any]:
-    """Which leaves Muon trains: the stacked matrices [layer, in, out] of the trunk; None elsewhere."""
+    """Which leaves Muon trains: the stacked matrices [layer, in, out] of the trunk and of layers over rows; None elsewhere."""
     spec = MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
-    chosen = [spec if path[0].key == "blocks" and leaf.ndim == 3 else None for path, leaf in flat]
+    chosen = [spec if path[0].key in ("blocks", "row_blocks") and leaf.ndim == 3 else None for path, leaf in flat]
     return jax.tree.unflatten(tree, chosen)
 
 

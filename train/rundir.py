@@ -20,7 +20,7 @@ from ..configs.files import replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
 from ..configs.recipe import Recipe
-from ..models.growth import check_can_start, deepen
+from ..models.growth import check_can_start, grow
 from ..models.weights import LoadedWeights, default_weights_path, load_weights, save_weights
 from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint
 from .logs import MetricsFile
@@ -90,7 +90,7 @@ class RunDirectory:
 
     def starting_params(self) -> dict[str, Any] | None:
         """What the run starts from, as deep as its network; None for random weights."""
-        return None if self._start is None else deepen(self._start.params, self.recipe.model.layers)
+        return None if self._start is None else grow(self._start.params, self.recipe.model, self.seed)
 
     def restore(self, like: TrainState, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest intact checkpoint, or None when there is none yet.

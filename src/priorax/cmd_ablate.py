@@ -19,6 +19,7 @@ VARIANTS = (
     "retrieval decoder: model.decoder=retrieval",
     "two blocks: model.layers=2",
     "four blocks: model.layers=4",
+    "two layers over rows: model.row_layers=2",
     "width 32: model.width=32; model.heads=1; model.hidden=64",
     "width 96: model.width=96; model.heads=3; model.hidden=192",
     "no averaging: train.average=0",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from priorax.configs import ConfigError, MissingError, config_digest, load_recipe
 from priorax.models import ModelConfig, init_params, load_weights, with_params
-from priorax.models.growth import check_can_start, deepen
+from priorax.models.growth import check_can_start, grow
 from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
 from priorax.train.pack import pack, unpack
@@ -45,12 +45,12 @@ def test_a_deeper_trunk_answers_as_before_and_can_learn(toy):
     cfg = toy.RECIPE.model
     params = _shaken(init_params(cfg, 3))
     deeper = dataclasses.replace(cfg, layers=DEEPER)
-    grown = deepen(params, DEEPER)
+    grown = grow(params, deeper)
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, init_params(deeper))
     np.testing.assert_allclose(_answers(deeper, grown), _answers(cfg, params), rtol=1e-4, atol=1e-5)
-    assert deepen(params, cfg.layers) is params
+    assert grow(params, cfg) == params
     with pytest.raises(ValueError, match="have 2 already"):
-        deepen(params, 1)
+        grow(params, dataclasses.replace(cfg, layers=1))
     # The new blocks are no dead end: the gradient of what they give back is not zero.
     loss = lambda p: jnp.square(with_params(deeper, p)(*_task(), context=16)[..., 0]).sum()
     slope = jax.jit(jax.grad(loss))(grown)["blocks"]
@@ -69,7 +69,7 @@ def test_a_run_starts_from_the_weights_it_is_given(toy, finished, tmp_path):
     recipe = _recipe(toy, start, DEEPER, steps=4, learning_rate=0.0, adam_learning_rate=0.0)
     result = pretrain(recipe, tmp_path / "run", quiet=True, sampler_factory=toy.linear_tasks)
     found, given = load_weights(result.weights_path), load_weights(start)
-    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(deepen(given.params, DEEPER)), strict=True):
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(grow(given.params, recipe.model)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert result.validation["loss"] == pytest.approx(finished[1].validation["loss"], abs=2e-3)
     assert found.meta["started_from"] == {"sha256": given.sha256, "recipe": "toy", "tasks_seen": 192}
