@@ -21,7 +21,8 @@ class ModelConfig:
         needs a multiple of 8.
       layers: number of blocks.
       row_layers: blocks over whole rows, one token of twice the width per row, after the others (as the last stage of TabICL,
-        arXiv 2502.05564); each costs about a quarter of a block over ten columns.
+        arXiv 2502.05564). Over ten columns each costs about a fifth of a block, the first one a third more, since the last block
+        then has to go through context rows too.
       hidden: width of the feed-forward layer inside a block.
       decoder: how a query row becomes class logits: ``mlp``, or ``retrieval``, a vote of the context rows weighted by
         attention (TabPFN-3, arXiv 2605.13986), whose parameters do not grow with the number of classes.

@@ -95,8 +95,8 @@ class RowBlocks(nnx.Module):
     """Blocks whose tokens are whole rows, of twice the width of a cell's: attention over context rows and a feed-forward
     layer, each after an RMSNorm and each with a projection back that starts at zero, as in `Blocks`.
 
-    What a row is like, read from all of its columns, meets what other rows are like only here; in `Blocks` rows
-    meet column by column. One token in place of 1 + F makes these blocks cheap.
+    In `Blocks` rows meet column by column, and as wholes only through their target tokens; here all of a row meets all of
+    another. One token in place of 1 + F makes these blocks cheap.
     """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):

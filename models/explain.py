@@ -50,8 +50,8 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
     """Which columns the network looked at when it predicted the rows of X.
 
     Attention over columns is followed through the layers (attention rollout: Abnar and Zuidema 2020, arXiv 2005.00928,
-    section 3; the mean over heads, residual connections as half of every layer) to what the decoder reads: the target
-    token and the mean of the column tokens. A token holds three columns; its share is dealt out to them in proportion
+    section 3; the mean over heads, residual connections as half of every layer) to what is read of a row after the
+    blocks: the target token and the mean of the column tokens. A token holds three columns; its share is dealt out to them in proportion
     to the norms of their embedding weights. Members of the ensemble are averaged.
 
     Attention says where the network looked, not what changed its mind; compare with `permutation`.

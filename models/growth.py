@@ -40,8 +40,9 @@ def grow(params: dict[str, Any], cfg: ModelConfig, seed: int = 0) -> dict[str, A
     New blocks stand after the old ones. Each is a copy of the last, whose projections back to the residual stream are
     zero (block expansion, LLaMA Pro, arXiv 2401.02415, section 3), so it adds nothing until it is trained; it
     multiplies the stream by a number, and what reads the stream normalises it first. The first layers over rows are
-    random ones with such projections. With the retrieval decoder, whose keys are taken before the last block, answers do
-    change, as far as the old last block changes context rows.
+    random ones with such projections. With the retrieval decoder answers do change: its keys are taken before the last
+    block, or the last layer over rows, which are others now. From about 16 blocks on they change too, as the scaled
+    stream comes near the constant that keeps norms from dividing by zero.
 
     Args:
       params: the tree of `init_params`; arrays of ``blocks`` and ``row_blocks`` have a leading layer axis.

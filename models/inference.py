@@ -318,6 +318,8 @@ def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> 
     scores = (columns + 1) * cfg.heads * seen * keys
     if scores > MAX_SCORES:  # one column at a time, and blocks of its rows
         scores = min(scores // (columns + 1), MAX_SCORES)
+    if cfg.row_layers > 1:  # one token, twice the heads
+        scores = max(scores, min(2 * cfg.heads * seen * rows, MAX_SCORES))
     # Scores and their exponentials; the fused kernel of NVIDIA GPUs holds neither.
     return MemoryEstimate(cache_bytes(cfg, rows, columns), activations, 8 * scores if on_cpu else 0)
 

@@ -104,7 +104,7 @@ def save_weights(
     stored = {name: leaf.astype(np.float32) for name, leaf in tensors.items()}
     header = {
         "format": FORMAT_VERSION,
-        "config": dataclasses.asdict(cfg),
+        "config": _told(cfg),
         "meta": {"licence": LICENCE, "limits": limits} | meta,
         "self_test": [round(float(v), 6) for v in self_test_logits(cfg, _nest(stored)).ravel()],
     }
@@ -112,6 +112,12 @@ def save_weights(
     data = safetensors.numpy.save(tensors, metadata={"priorax": json.dumps(header, sort_keys=True)})
     _write_atomically(Path(path), data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _told(cfg: ModelConfig) -> dict[str, Any]:
+    """The settings of a network; those that came later only where they are used, so that earlier versions read the rest."""
+    later = {f.name for f in dataclasses.fields(cfg) if f.metadata.get("added") and getattr(cfg, f.name) == f.default}
+    return {name: value for name, value in dataclasses.asdict(cfg).items() if name not in later}
 
 
 def load_weights(path: str | os.PathLike, *, verify: bool = True) -> LoadedWeights:
@@ -133,6 +139,9 @@ def load_weights(path: str | os.PathLike, *, verify: bool = True) -> LoadedWeigh
     except OSError as error:
         raise MissingError(f"cannot read weights {path}: {error.strerror or error}; check the path") from None
     header, tensors = _parse(data, path)
+    newer = sorted(header["config"].keys() - {field.name for field in dataclasses.fields(ModelConfig)})
+    if newer:
+        raise DataError(f"{path} is of a newer priorax: its network has the setting {newer[0]}, which this version lacks; upgrade")
     cfg = ModelConfig(**header["config"])
     wide = {name: leaf.astype(np.float32) for name, leaf in tensors.items()}
     _check_tree(wide, cfg, str(path))

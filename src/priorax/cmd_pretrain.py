@@ -32,7 +32,7 @@ class Pretrain(options.OutDir):
     """Prior instead of the recipe's: a name, or the path of a YAML file."""
     start_from: str | None = None
     """Weights to start from instead of random ones: default for those that ship, or a path. The network must be like theirs;
-    it may have more layers, which change nothing until they are trained."""
+    it may have more layers, which change nothing until they are trained (but for the retrieval decoder)."""
     time_limit: str | None = None
     """Time of this leg from the start of the process, everything included, e.g. 8m or 1h30m. Without --total-time
     and --steps a new run is planned for it, and a resumed one that has no longer plan is planned to end with it."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
+from priorax.configs import config_digest
 from priorax.configs.recipe import TaskShape
-from priorax.models import ModelConfig, init_params, load_weights, save_weights, with_params
+from priorax.models import ModelConfig, inference, init_params, load_weights, save_weights, with_params
+from priorax.models.attention import MAX_SCORES
 from priorax.models.growth import grow
 from priorax.models.inference import cache_bytes
 from priorax.train.flops import forward_flops
@@ -27,9 +31,10 @@ def _shaken(cfg, seed=0):
     return jax.tree.map(lambda a: a + 0.2 * rng.normal(size=a.shape).astype(np.float32), init_params(cfg, 3))
 
 
-@pytest.fixture(scope="module", params=["mlp", "retrieval"])
+@pytest.fixture(scope="module", params=[("mlp", 2), ("retrieval", 2), ("mlp", 1)])
 def network(request):
-    cfg = dataclasses.replace(CFG, decoder=request.param)
+    decoder, row_layers = request.param
+    cfg = dataclasses.replace(CFG, decoder=decoder, row_layers=row_layers)
     return cfg, _shaken(cfg)
 
 
@@ -103,6 +108,28 @@ def test_a_network_grows_rows_without_changing_an_answer(task):
     np.testing.assert_allclose(_logits(CFG, trained, task), _logits(more, deeper, task), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="row_blocks: 1 layers are asked for, the weights have 2"):
         grow(trained, dataclasses.replace(CFG, row_layers=1))
+
+
+def test_sixteen_bits_are_close(task):
+    params = _shaken(CFG)
+    short = dataclasses.replace(CFG, dtype="bfloat16")
+    known = np.arange(5) < task["n_classes"][:, None, None]
+    near, exact = (np.asarray(_logits(cfg, params, task)) for cfg in (short, CFG))
+    assert np.abs(np.where(known, near - exact, 0.0)).max() < 0.1 * np.abs(np.where(known, exact, 0.0)).max()
+
+
+def test_without_them_files_and_digests_are_as_before(tmp_path):
+    save_weights(tmp_path / "w.safetensors", PLAIN, init_params(PLAIN), {})
+    with safetensors.safe_open(tmp_path / "w.safetensors", "numpy") as file:
+        assert "row_layers" not in json.loads(file.metadata()["priorax"])["config"]
+    assert config_digest(PLAIN) == config_digest(dataclasses.replace(PLAIN, row_layers=0)) != config_digest(CFG)
+
+
+def test_the_estimate_of_memory_counts_their_scores():
+    narrow = dataclasses.replace(PLAIN, heads=2)
+    rows = 8192
+    more = inference.estimate_memory(dataclasses.replace(narrow, row_layers=2), rows, 8, 256).scores
+    assert more >= min(4 * 2 * 4 * rows * rows, 8 * MAX_SCORES) > inference.estimate_memory(narrow, rows, 8, 256).scores
 
 
 def test_they_are_stored_counted_and_trained_by_muon(tmp_path):

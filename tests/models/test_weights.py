@@ -106,6 +106,14 @@ def test_newer_format_other_network_and_failed_self_test_are_told_apart(saved):
         load_weights(saved)
     saved.write_bytes(good)
 
+    def of_a_later_version(header, tensors):
+        header["config"]["gates"] = 3
+
+    _rewrite(saved, of_a_later_version)
+    with pytest.raises(DataError, match="newer priorax.*gates.*upgrade"):
+        load_weights(saved)
+    saved.write_bytes(good)
+
     def renamed(header, tensors):
         tensors["blocks/other"] = tensors.pop("blocks/row_q")
 
