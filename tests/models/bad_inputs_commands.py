@@ -23,9 +23,8 @@ def command(*flags: str, train: str | bytes = GOOD, test: str | bytes = GOOD, su
             Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
         Path("full").mkdir()
         Path("full/file").write_text("mine")
-        given = ["--train", "train.csv", "--test", f"test{suffix}", "--model", TINY, "--n-estimators", "1"]
-        flags = flags if "--target" in flags else ("--target", "y", *flags)
-        cli._run([command, *given, *flags])
+        given = {"--train": "train.csv", "--test": f"test{suffix}", "--model": TINY, "--n-estimators": "1", "--target": "y"}
+        cli._run([command, *(word for flag, value in given.items() if flag not in flags for word in (flag, value)), *flags])
 
 
 def other(*words: str) -> None:
@@ -79,6 +78,7 @@ case(COMMANDS, "the target among --columns", ConfigError, "must not name the tar
 case(COMMANDS, "an unknown column in --categorical", ConfigError, "'wage', which is not among the columns")(
     lambda: command("--categorical", "wage")
 )
+case(COMMANDS, "a flag twice", ConfigError, "--id is given twice")(lambda: command("--id", "a", "--id=b"))
 case(COMMANDS, "no members", ConfigError, "--n-estimators is 0")(lambda: command("--n-estimators", "0"))
 case(COMMANDS, "an unknown suffix of --out", ConfigError, "unknown suffix; known")(lambda: command("--out", "p.xls"))
 case(COMMANDS, "an --out that exists", ConfigError, "exists. Use --overwrite")(lambda: command("--out", "train.csv"))

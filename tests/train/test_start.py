@@ -137,7 +137,9 @@ def test_a_network_of_another_kind_is_refused_before_anything_is_written(toy, fi
 
 def test_weights_that_are_not_there(toy, tmp_path):
     with pytest.raises(MissingError, match=r"nowhere\.safetensors"):
-        pretrain(_recipe(toy, tmp_path / "nowhere.safetensors"), tmp_path / "run", quiet=True)
+        pretrain(
+            _recipe(toy, tmp_path / "nowhere.safetensors"), tmp_path / "run", quiet=True, sampler_factory=toy.linear_tasks
+        )
 
 
 def test_recipes_without_it_keep_their_digest():
