@@ -59,10 +59,14 @@ def test_categories_are_used():
 
 
 def test_probabilities_are_honest():
-    X, y = make_blobs(384, centers=3, cluster_std=4.0, random_state=1)
-    p = out_of_fold(X, y)
-    confidence, right = p.max(1), p.argmax(1) == y
-    assert abs(confidence.mean() - right.mean()) < 0.06
+    """Confidence against accuracy on overlapping clouds. One draw of 384 rows says it to 0.02 (a standard error), four
+    to 0.01."""
+    gaps = []
+    for seed in range(1, 5):
+        X, y = make_blobs(384, centers=3, cluster_std=4.0, random_state=seed)
+        p = out_of_fold(X, y)
+        gaps.append(p.max(1).mean() - (p.argmax(1) == y).mean())
+    assert abs(np.mean(gaps)) < 0.06, gaps
 
 
 def test_labels_can_be_renamed():
