@@ -65,7 +65,7 @@ class LevelEncoding:
         out = x.copy()
         for column in self.columns_:
             inside, outside = _statistics(x[:, column], y, fold, int(cardinality[column]))
-            out[:, column] = _look_up(inside[fold], x[:, column])
+            out[:, column] = _look_up(inside, x[:, column], fold)
             self._tables.append(outside)
         return out
 
@@ -75,7 +75,7 @@ class LevelEncoding:
             return x
         out = x.copy()
         for column, table in zip(self.columns_, self._tables, strict=True):
-            out[:, column] = _look_up(np.broadcast_to(table, (len(x), len(table))), x[:, column])
+            out[:, column] = _look_up(table, x[:, column])
         return out
 
     def still_categories(self, categorical: np.ndarray) -> np.ndarray:
@@ -126,8 +126,11 @@ def _direction(shares: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return direction * np.sign(direction[np.argmax(np.abs(direction))])
 
 
-def _look_up(tables: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """f64[n]: of row i the entry ``codes[i]`` of ``tables[i]`` [n, levels]; NaN for NaN."""
+def _look_up(table: np.ndarray, codes: np.ndarray, fold: np.ndarray | None = None) -> np.ndarray:
+    """f64[n]: the entries of ``table`` [levels], or [folds, levels] with a fold for every row, for codes f32[n]; NaN for NaN.
+
+    Entries are picked one by one: levels may be a third as many as rows, and a table for every row would fill the memory.
+    """
     missing = np.isnan(codes)
     level = np.where(missing, 0, codes).astype(np.int64)
-    return np.where(missing, np.nan, np.take_along_axis(tables, level[:, None], axis=1)[:, 0])
+    return np.where(missing, np.nan, table[level] if fold is None else table[fold, level])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -166,3 +167,16 @@ def test_every_column_class_and_transform_meets_every_encoding(n_columns, n_clas
         assert set(np.concatenate([m.columns for m in own])) == set(range(n_columns))
         assert np.any([m.own for m in own], axis=0).all()
         assert {m.transform for m in own} == set(transforms)
+
+
+def test_memory_grows_with_rows_and_not_with_rows_times_levels():
+    """A column of user numbers, four rows each: a table of all levels for every row would be 7 GB here."""
+    x = (np.arange(60_000) % 15_000).astype(np.float32)[:, None]
+    y = np.random.default_rng(7).integers(0, 2, len(x))
+    encoding = LevelEncoding("target", 0)
+    tracemalloc.start()
+    encoding.fit_transform(x, y, np.array([15_000]))
+    encoding.apply(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert encoding.columns_.tolist() == [0] and peak < 50e6
