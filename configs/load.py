@@ -129,17 +129,22 @@ def to_yaml(cfg: Any) -> str:
     return yaml.dump(to_dict(cfg), Dumper=_Dumper, sort_keys=False, width=110)
 
 
+def settings_in_use(cfg: Any) -> dict[str, Any]:
+    """The fields of a configuration by name, without those that came later (metadata ``added``) and have their default, under
+    which everything is as it was before there was the field."""
+    told = {f.name: (f, getattr(cfg, f.name)) for f in dataclasses.fields(cfg) if f.init}
+    return {name: value for name, (f, value) in told.items() if not (f.metadata.get("added") and value == f.default)}
+
+
 def config_digest(cfg: Any) -> str:
     """sha256 (hex) of the canonical JSON of a configuration. 1 and 1.0 are the same value; field order is no part.
 
-    A field that came later (metadata ``added``) is left out while it has its default, under which everything is as it was
-    before there was the field: runs and dumps begun then go on.
+    Fields that came later count only where they are used (`settings_in_use`): runs and dumps begun before go on.
     """
 
     def canonical(v: Any) -> Any:
         if dataclasses.is_dataclass(v) and not isinstance(v, type):
-            told = {f.name: (f, getattr(v, f.name)) for f in dataclasses.fields(v) if f.init}
-            return {k: canonical(x) for k, (f, x) in told.items() if not (f.metadata.get("added") and x == f.default)}
+            return {name: canonical(x) for name, x in settings_in_use(v).items()}
         if isinstance(v, Mapping):
             return {str(k): canonical(x) for k, x in v.items()}
         if isinstance(v, (tuple, list)):

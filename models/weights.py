@@ -26,6 +26,7 @@ import safetensors
 import safetensors.numpy
 
 from ..configs.errors import DataError, MissingError, NumericalError
+from ..configs.load import settings_in_use
 from ..configs.model import ModelConfig
 from .network import init_params, with_params
 
@@ -104,7 +105,7 @@ def save_weights(
     stored = {name: leaf.astype(np.float32) for name, leaf in tensors.items()}
     header = {
         "format": FORMAT_VERSION,
-        "config": _told(cfg),
+        "config": settings_in_use(cfg),  # no newer ones without need: earlier versions read the file
         "meta": {"licence": LICENCE, "limits": limits} | meta,
         "self_test": [round(float(v), 6) for v in self_test_logits(cfg, _nest(stored)).ravel()],
     }
@@ -112,12 +113,6 @@ def save_weights(
     data = safetensors.numpy.save(tensors, metadata={"priorax": json.dumps(header, sort_keys=True)})
     _write_atomically(Path(path), data)
     return hashlib.sha256(data).hexdigest()
-
-
-def _told(cfg: ModelConfig) -> dict[str, Any]:
-    """The settings of a network; those that came later only where they are used, so that earlier versions read the rest."""
-    later = {f.name for f in dataclasses.fields(cfg) if f.metadata.get("added") and getattr(cfg, f.name) == f.default}
-    return {name: value for name, value in dataclasses.asdict(cfg).items() if name not in later}
 
 
 def load_weights(path: str | os.PathLike, *, verify: bool = True) -> LoadedWeights:
