@@ -54,7 +54,26 @@ def _matrix(rngs: nnx.Rngs, layers: int, rows: int, columns: int) -> nnx.Param:
     return nnx.Param(jax.random.normal(rngs.params(), (layers, rows, columns)) / math.sqrt(rows))
 
 
-class Blocks(nnx.Module):
+class _RowPart(nnx.Module):
+    """What `row_keys` and `row_step` read: attention over rows and the feed-forward layer after it, stacked over layers."""
+
+    def _make_row_part(self, rngs: nnx.Rngs, layers: int, width: int, hidden: int, heads: int) -> None:
+        self.row_norm = nnx.Param(jnp.ones((layers, width)))
+        self.row_q = _matrix(rngs, layers, width, width)
+        self.row_k = _matrix(rngs, layers, width, width)
+        self.row_v = _matrix(rngs, layers, width, width)
+        self.row_out = nnx.Param(jnp.zeros((layers, width, width)))
+        self.row_length = nnx.Param(jnp.full((layers, heads), 1.0 / math.log(_REFERENCE_ROWS)))
+        self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
+        self.mlp_in = _matrix(rngs, layers, width, hidden)
+        self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
+
+    def _params(self) -> dict[str, jax.Array]:
+        """The parameters by name, each with a leading layer axis."""
+        return {name: value[...] for name, value in vars(self).items() if isinstance(value, nnx.Param)}
+
+
+class Blocks(_RowPart):
     """All blocks of the trunk; every parameter has a leading layer axis.
 
     Block i: scale the residual stream by ``residual_decay ** i``, then attention over the columns of a row, then
@@ -67,31 +86,21 @@ class Blocks(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         layers, width, hidden = cfg.layers, cfg.width, cfg.hidden
-        zero = (layers, width, width)
         self.heads, self.decay = cfg.heads, cfg.residual_decay
         self.feature_norm = nnx.Param(jnp.ones((layers, width)))
         self.feature_q = _matrix(rngs, layers, width, width)
         self.feature_k = _matrix(rngs, layers, width, width)
         self.feature_v = _matrix(rngs, layers, width, width)
-        self.feature_out = nnx.Param(jnp.zeros(zero))
-        self.row_norm = nnx.Param(jnp.ones((layers, width)))
-        self.row_q = _matrix(rngs, layers, width, width)
-        self.row_k = _matrix(rngs, layers, width, width)
-        self.row_v = _matrix(rngs, layers, width, width)
-        self.row_out = nnx.Param(jnp.zeros(zero))
-        self.row_length = nnx.Param(jnp.full((layers, cfg.heads), 1.0 / math.log(_REFERENCE_ROWS)))
-        self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
-        self.mlp_in = _matrix(rngs, layers, width, hidden)
-        self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
+        self.feature_out = nnx.Param(jnp.zeros((layers, width, width)))
+        self._make_row_part(rngs, layers, width, hidden, cfg.heads)
 
     def stacked(self) -> dict[str, jax.Array]:
         """The parameters by name, each with a leading layer axis, and the scale of the residual stream."""
-        names = [name for name, value in vars(self).items() if isinstance(value, nnx.Param)]
-        params = {name: getattr(self, name)[...] for name in names}
+        params = self._params()
         return params | {"stream_scale": self.decay ** jnp.arange(params["row_length"].shape[0], dtype=jnp.float32)}
 
 
-class RowBlocks(nnx.Module):
+class RowBlocks(_RowPart):
     """Blocks whose tokens are whole rows, of twice the width of a cell's: attention over context rows and a feed-forward
     layer, each after an RMSNorm and each with a projection back that starts at zero, as in `Blocks`.
 
@@ -101,19 +110,11 @@ class RowBlocks(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         layers, width, hidden = cfg.row_layers, 2 * cfg.width, 2 * cfg.hidden
-        self.row_norm = nnx.Param(jnp.ones((layers, width)))
-        self.row_q = _matrix(rngs, layers, width, width)
-        self.row_k = _matrix(rngs, layers, width, width)
-        self.row_v = _matrix(rngs, layers, width, width)
-        self.row_out = nnx.Param(jnp.zeros((layers, width, width)))
-        self.row_length = nnx.Param(jnp.full((layers, 2 * cfg.heads), 1.0 / math.log(_REFERENCE_ROWS)))
-        self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
-        self.mlp_in = _matrix(rngs, layers, width, hidden)
-        self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
+        self._make_row_part(rngs, layers, width, hidden, 2 * cfg.heads)
 
     def layers(self) -> list[dict[str, jax.Array]]:
         """The parameters of every layer, as `row_keys` and `row_step` read them."""
-        params = {name: value[...] for name, value in vars(self).items() if isinstance(value, nnx.Param)}
+        params = self._params()
         return [{name: a[i] for name, a in params.items()} for i in range(params["row_length"].shape[0])]
 
 
