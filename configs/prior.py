@@ -128,6 +128,7 @@ class TargetWeights(_Weights):
     softmax: float = 0.0
     steps: float = 0.0
     rule: float = 0.0
+    additive: float = dataclasses.field(default=0.0, metadata={"added": True})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Purpose(enum.IntEnum):
     TARGET_VALUE = 23
     TARGET_VALUE_ROWS = 24
     INTERVENTIONS = 25
+    ADDITIVE = 26
 
 
 class Stream(NamedTuple):

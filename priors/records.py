@@ -12,7 +12,7 @@ import numpy as np
 from ..configs.prior import COMBINES, FAMILIES, GRAPHS, MISSINGNESS, ROOTS, TARGETS, Sizes
 from .plan import CohortPlan, TaskPlan
 from .scm import SCM
-from .target import rule_columns
+from .target import label_columns
 from .task import TaskBatch
 
 
@@ -26,8 +26,8 @@ class TaskGraph:
       node_of_feature: i32[F], the node each column shows; -1 for an irrelevant column, which is noise of its own.
       target_node: the label, always the last node.
       mechanism: for each node, how it is made: the law of a root, the families of a mechanism, the kind of the label.
-      rule_columns: columns the label reads directly, when it is a rule over columns; its edges then come from the nodes
-        these columns show (an irrelevant one among them is a cause without a node).
+      rule_columns: columns the label reads directly, when it is a rule or a sum over columns; its edges then come from the
+        nodes these columns show (an irrelevant one among them is a cause without a node).
     """
 
     n_nodes: int
@@ -125,7 +125,7 @@ def graphs(scm: SCM) -> list[TaskGraph]:
     """The causal graphs of a batch of models, on the host."""
     sizes = scm.sizes
     plan, cohort, shows = jax.device_get((scm.plan, scm.cohort, scm.node_of_column))
-    drivers, used = (np.asarray(a) for a in rule_columns(sizes, scm.plan, scm.stream))
+    reads = np.asarray(label_columns(sizes, scm.cohort, scm.plan, scm.stream))
     found = []
     for b in range(scm.n_tasks):
         active = np.flatnonzero(plan.active[b])
@@ -134,7 +134,7 @@ def graphs(scm: SCM) -> list[TaskGraph]:
         target = len(active)
         columns = shows[b, : plan.n_features[b]]
         kind = TARGETS[cohort.target[b]]
-        rule = tuple(sorted(set(drivers[b][used[b]].tolist()))) if kind == "rule" else ()
+        rule = tuple(np.flatnonzero(reads[b]).tolist())
         causes = columns[list(rule)] if rule else plan.target_node[b]
         sources, destinations = np.nonzero(plan.parents[b])
         edges = [(number[s], number[d], 0) for s, d in zip(sources, destinations, strict=True)]

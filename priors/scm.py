@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..configs.prior import COMBINES, FAMILIES, NUMERIC_COLUMNS, ROOTS, TARGETS, Sizes
+from ..configs.prior import COMBINES, FAMILIES, NUMERIC_COLUMNS, ROOTS, Sizes
 from .activations import ACTIVATIONS
 from .compiling import jit
 from .corrupt import disturb
@@ -23,7 +23,7 @@ from .laws import LawArrays
 from .observe import observe
 from .plan import CohortPlan, TaskPlan
 from .propagate import REFERENCE_ROWS, Intervention, MechanismParams, propagate
-from .target import assign_classes, rule_columns
+from .target import assign_classes, label_columns
 
 
 @jax.tree_util.register_dataclass
@@ -33,8 +33,8 @@ class SCM:
 
     Nodes are vectors of up to `sizes.width` coordinates in padded topological order: roots first, then one slot per
     instruction. A node in use has `plan.active`; `plan.parents[i, j]` says that node i is read by node j's mechanism.
-    Columns show coordinates of nodes (`node_of_column`), the class is decided by `target_nodes`, or by driver columns where
-    the target is a rule.
+    Columns show coordinates of nodes (`node_of_column`), the class is decided by `target_nodes`, or by columns where the
+    target is a rule or a sum over them (`label_columns`).
     """
 
     cohort: CohortPlan
@@ -156,27 +156,21 @@ class SCM:
             import networkx
         except ImportError as error:
             raise ImportError('to_networkx needs networkx: pip install "priorax[plots]"') from error
-        graph = networkx.DiGraph()
+        graph, read = networkx.DiGraph(), self.label_columns(i)
         for entry in self.describe(i):
             graph.add_node(entry["node"], **{k: v for k, v in entry.items() if k not in ("node", "parents")})
             graph.add_edges_from((p, entry["node"]) for p in entry["parents"])
             graph.add_edges_from((entry["node"], f"x{c}") for c in entry["columns"])
-            if entry["target"] and not self.is_rule(i):
+            if entry["target"] and not read:
                 graph.add_edge(entry["node"], "y")
         graph.add_nodes_from(f"x{c}" for c in range(int(self.plan.n_features[i])))  # irrelevant ones have no arrows
-        if self.is_rule(i):
-            graph.add_edges_from((f"x{c}", "y") for c in self.rule_drivers(i))
+        graph.add_edges_from((f"x{c}", "y") for c in read)
         return graph
 
-    def is_rule(self, i: int = 0) -> bool:
-        """Whether task i's class is a rule over columns."""
-        return TARGETS[int(self.cohort.target[i])] == "rule"
-
-    def rule_drivers(self, i: int = 0) -> list[int]:
-        """Columns that task i's rule reads."""
+    def label_columns(self, i: int = 0) -> list[int]:
+        """Columns that task i's class reads, where it is a rule or a sum over columns; empty where it reads nodes."""
         one = self.task(i)
-        index, counts = rule_columns(one.sizes, one.plan, one.stream)
-        return sorted({int(c) for c, use in zip(np.asarray(index)[0], np.asarray(counts)[0], strict=True) if use})
+        return np.flatnonzero(np.asarray(label_columns(one.sizes, one.cohort, one.plan, one.stream))[0]).tolist()
 
 
 _IRRELEVANT = NUMERIC_COLUMNS.index("irrelevant")

@@ -1,18 +1,23 @@
-"""How rows get their class: by rank, by value, by prototypes, by competing scores, by steps, or by rules over columns."""
+"""How rows get their class: by rank, by value, by prototypes, by competing scores, by steps, by rules over columns or by sums
+over them."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from ..configs.prior import Sizes
+from ..configs.prior import TARGETS, Sizes
 from . import keys
+from .additive import additive_columns, additive_scores
 from .keys import Purpose, Stream
 from .laws import LawArrays
 from .mechanisms import MARGIN, nearest
 from .noise import rows_normal, rows_uniform
 from .observe import quantiles
 from .plan import CohortPlan, TaskPlan
+
+READS_COLUMNS = tuple(TARGETS.index(name) for name in ("rule", "additive"))
+"""Targets whose class reads columns, not nodes."""
 
 
 def _class_shares(u: jax.Array, concentration: jax.Array, n_classes: jax.Array) -> jax.Array:
@@ -42,6 +47,17 @@ def rule_columns(sizes: Sizes, plan: TaskPlan, stream: Stream) -> tuple[jax.Arra
     return drivers_of(sizes, plan, jax.vmap(lambda s: keys.uniform(keys.sub(s, 100), (10,)))(own)[:, 5:7])
 
 
+def label_columns(sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream) -> jax.Array:
+    """Columns that the class reads directly, bool[L, F]: those of a rule or a sum, none for other targets. `cohort` may
+    have a task axis or none."""
+    f = cohort.column.shape[-1]
+    index, counts = rule_columns(sizes, plan, stream)
+    rule = ((index[:, :, None] == jnp.arange(f)) & counts[:, :, None]).any(axis=1)
+    kind = jnp.broadcast_to(cohort.target, plan.n_features.shape)[:, None]
+    additive = additive_columns(cohort, plan, stream)
+    return jnp.where(kind == TARGETS.index("rule"), rule, (kind == TARGETS.index("additive")) & additive)
+
+
 def assign_classes(
     sizes: Sizes,
     cohort: CohortPlan,
@@ -58,11 +74,11 @@ def assign_classes(
 
     Args:
       rows: u32[r]; reference, values: coordinates f32[L, N * W, m] and f32[L, N * W, r];
-      reference_columns, columns: the observed table, for rules: f32[L, F, m] and f32[L, F, r].
+      reference_columns, columns: the observed table, for rules and sums: f32[L, F, m] and f32[L, F, r].
 
     Returns:
-      class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes,
-      kept for the fallback and for the numeric target), its mean and standard deviation over reference rows f32[L, 2],
+      class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes, or
+      the sum behind additive ones, kept for the fallback and for the numeric target), its mean and standard deviation over reference rows f32[L, 2],
       label noise rate f32[L].
     """
     w, k = sizes.width, sizes.classes
@@ -162,7 +178,22 @@ def assign_classes(
                  lambda _: (total > 0).astype(jnp.int32), product]  # fmt: skip
         return jax.lax.switch(cohort.rule, kinds, None).astype(jnp.int32)
 
-    y = jax.lax.switch(cohort.target, [ordered_bins, prototypes, argmax, softmax, steps, rule], None)
+    def additive(_):
+        # Half the tasks cut one sum with logistic noise into bins, the others draw from a softmax over one sum per class.
+        total_ref, total = additive_scores(sizes, cohort, plan, stream, reference_columns, columns)
+        temperature = keys.log_between(u[:, 3], *law["temperature"])[:, None]
+        chance = rows_uniform(keys.sub(row_stream, 500), rows)
+        logistic = temperature * (jnp.log(chance) - jnp.log1p(-chance))
+        binned = by_shares(total[:, 0] + logistic, total_ref[:, 0], _class_shares(draw(112, k), concentration, k_used))
+        streams = jax.vmap(lambda i: keys.sub(row_stream, 501 + i), out_axes=1)(jnp.arange(k, dtype=jnp.uint32))
+        gumbel = -jnp.log(-jnp.log(rows_uniform(streams, rows)))
+        bias = 0.7 * keys.to_normal(draw(113, k)) / jnp.sqrt(concentration[:, None] + 0.5)
+        drawn = total + bias[..., None] + temperature[..., None] * gumbel
+        drawn = jnp.argmax(jnp.where(inside[:, :, None], drawn, jnp.float32(-3e38)), axis=1).astype(jnp.int32)
+        return jnp.where(u[:, 4:5] < 0.5, binned, drawn), total[:, 0], total_ref[:, 0]
+
+    projected = [lambda _, f=f: (f(None), score, score_ref) for f in (ordered_bins, prototypes, argmax, softmax, steps, rule)]
+    y, score, score_ref = jax.lax.switch(cohort.target, [*projected, additive], None)
     noise = jnp.where(u[:, 8] < law["label_noise_rate"], keys.log_between(u[:, 9], *law["label_noise"]), 0.0)
     flip = rows_uniform(keys.sub(row_stream, 200), rows)
     other = jnp.floor(flip / jnp.maximum(noise[:, None], 1e-6) * k_used[:, None]).astype(jnp.int32)

@@ -189,14 +189,14 @@ def _decided_by_one(world: World) -> bool:
 
 def _rule(axis: Any, world: World) -> None:
     """Classes over the two columns that the rule reads."""
-    _classes(axis, world.x[:, world.scm.rule_drivers()].T, world.y)
+    _classes(axis, world.x[:, world.scm.label_columns()].T, world.y)
     axis.set_xlim(-2.5, 2.5)
     axis.set_ylim(-2.5, 2.5)
 
 
 def _both_drive(world: World) -> bool:
     """Whether the rule reads two columns that do not show the same thing."""
-    drivers = world.scm.rule_drivers()
+    drivers = world.scm.label_columns()
     if len(drivers) != 2 or len(np.unique(world.y)) < 2:
         return False
     return abs(np.corrcoef(world.x[:, drivers].T)[0, 1]) < 0.5

@@ -158,4 +158,4 @@ def test_graphs_are_acyclic_and_reach_the_columns(spec, tmp_path):
         assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= -1
         assert g.target_node == g.n_nodes - 1 and (g.edges[:, 1] == g.target_node).any()
         assert all(c < t.n_features for c in g.rule_columns)
-        assert (g.mechanism[-1] == "rule") == bool(g.rule_columns)
+        assert (g.mechanism[-1] in ("rule", "additive")) == bool(g.rule_columns)

@@ -51,7 +51,7 @@ def test_a_column_with_many_levels_shows_what_a_levels_mechanism_reads():
     assert checked > 20
     # Counts of causes and effects against networkx, on tasks whose class is no rule.
     for b in range(0, 512, 16):
-        if batch.scm.is_rule(b):
+        if batch.scm.label_columns(b):
             continue
         graph = batch.scm.to_networkx(b)
         targets = set(np.asarray(batch.scm.target_nodes)[b].tolist())
