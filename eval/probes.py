@@ -1,7 +1,9 @@
-"""Probes: tables whose rule is known, one mechanism each, with columns of noise around it.
+"""Probes: tables whose rule is known, one mechanism each.
 
-Every rule is balanced so that no column alone says anything about the class: what a method scores on them is what it
-can do with interactions. All values and labels are free of noise, so a method that finds the rule reaches 1.
+Rules of two or three columns, among columns of noise, are balanced so that no column alone says anything about the class:
+what a method scores on them is what it can do with interactions. Sums are the other end: every column says a little, and
+only all of them together say everything, as for logistic regression. All values and labels are free of noise, so a
+method that finds the rule reaches 1.
 """
 
 from __future__ import annotations
@@ -64,6 +66,20 @@ def _lookup_classes(x: np.ndarray, rng: Rng) -> np.ndarray:
     return rng.permutation(4)[square][codes[:, 0], codes[:, 1]]
 
 
+def _sum(x: np.ndarray, rng: Rng) -> np.ndarray:
+    """Whether a sum of all columns, with normal weights, is above its median."""
+    total = x @ rng.normal(size=x.shape[1])
+    return total > np.median(total)
+
+
+def _levels_sum(x: np.ndarray, rng: Rng) -> np.ndarray:
+    """The same where every level of every column has a normal effect of its own."""
+    codes = x.astype(np.int64)
+    effect = rng.normal(size=(x.shape[1], codes.max() + 1))
+    total = effect[np.arange(x.shape[1]), codes].sum(1)
+    return total > np.median(total)
+
+
 PROBES = {
     probe.name: probe
     for probe in (
@@ -73,10 +89,14 @@ PROBES = {
         Probe("binary-parity-3", 3, 10, 2, _levels_parity),
         Probe("lookup-2-classes", 2, 10, 4, _lookup),
         Probe("lookup-4-classes", 2, 10, 4, _lookup_classes),
+        Probe("sum-20", 20, 0, 0, _sum),
+        Probe("sum-40", 40, 0, 0, _sum),
+        Probe("levels-sum-10", 10, 0, 5, _levels_sum),
     )
 }
 """Probes by name: exclusive or of two signs among 10 and among 30 columns of noise, parity of three signs and of three
-bits, look-up tables over two columns of four levels."""
+bits, look-up tables over two columns of four levels, sums of 20 and of 40 normal columns and of the effects of ten columns of
+five levels."""
 
 
 class Probes:

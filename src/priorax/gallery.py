@@ -177,25 +177,29 @@ def _classes(axis: Any, x: np.ndarray, y: np.ndarray, s: float = 4) -> None:
 
 
 def _regions(axis: Any, world: World) -> None:
-    """Classes over the two coordinates of the node that decides them."""
+    """Classes over the two coordinates of the node that decides them, or the two columns that are added up."""
+    if world.scm.label_columns():
+        return _rule(axis, world)
     node = int(np.asarray(world.scm.target_nodes)[0, 0])
     _classes(axis, world.nodes[node, :2], world.y)
 
 
 def _decided_by_one(world: World) -> bool:
+    if world.scm.label_columns():
+        return _both_drive(world)
     a, b = (int(v) for v in np.asarray(world.scm.target_nodes)[0])
     return a == b and len(np.unique(world.y)) > 1
 
 
 def _rule(axis: Any, world: World) -> None:
-    """Classes over the two columns that the rule reads."""
+    """Classes over the two columns that the rule or sum reads."""
     _classes(axis, world.x[:, world.scm.label_columns()].T, world.y)
     axis.set_xlim(-2.5, 2.5)
     axis.set_ylim(-2.5, 2.5)
 
 
 def _both_drive(world: World) -> bool:
-    """Whether the rule reads two columns that do not show the same thing."""
+    """Whether the class reads two columns that do not show the same thing."""
     drivers = world.scm.label_columns()
     if len(drivers) != 2 or len(np.unique(world.y)) < 2:
         return False
@@ -232,7 +236,7 @@ CAPTIONS = {
     "noise": "Exogenous noise around a linear effect; some of it heteroscedastic.",
     "numeric_column": "Kinds of numeric columns: histograms of one column that shows a normal coordinate.",
     "categorical_column": "Kinds of categorical columns: the code (up) against the coordinate it shows (across).",
-    "target": "How rows get their class: regions over the two coordinates of the node that decides.",
+    "target": "How rows get their class: regions over the two coordinates of the node that decides, or over two columns that are added up.",
     "rule": "Rules over two driver columns.",
     "missing": "Missing values: tables with rows sorted by the column with most gaps (red); darker cells hold larger values.",
     "corruption": "The two columns of a table that go together most, corrupted.",
@@ -275,7 +279,11 @@ _SCENES: dict[str, _Scene] = {
         _with(PLAIN, "categorical_column", CategoricalWeights, categorical_share=(1, 1)),
         lambda w: bool(w.categorical[0]) and w.column_node[0] >= 0, _levels,
     ),
-    "target": (_with(PLANE, "target", TargetWeights), _decided_by_one, _regions),
+    "target": (
+        lambda m: _with(PLAIN, "target", TargetWeights, columns_log=1.0, carriers=(1, 1), temperature=(0.03, 0.2))(m)
+        if m == "additive" else _with(PLANE, "target", TargetWeights)(m),
+        _decided_by_one, _regions,
+    ),
     "rule": (
         _with(PLAIN, "rule", RuleWeights, target=TargetWeights(rule=1), columns_log=0.0, carriers=(1, 1)),
         _both_drive, _rule,

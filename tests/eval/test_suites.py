@@ -20,7 +20,7 @@ SIZES = {
     "tabpfn30": 30,
     "held-out": 648,
     "held-out-short": 648,
-    "probes": 48,
+    "probes": 72,
 }
 
 
