@@ -102,6 +102,12 @@ class Clock:
         """Whether a dispatch that is expected to take so long can still be started."""
         return self.left() >= 1.15 * seconds + self.closing
 
+    def kept_to_validate(self, seconds: float) -> float:
+        """Time to keep for a validation at the end that takes so long: none for one that would take more than a quarter of
+        a leg. Training goes first then, and held-out tasks are measured if the run happens to end early enough."""
+        limits = [limit for limit in (self.leg, self.budget) if limit is not None]
+        return seconds if seconds <= 0.25 * min(limits, default=math.inf) else 0.0
+
     def trainable(self) -> float:
         """Time left for dispatches in the whole run: less what this leg and those after it lose to start and end."""
         assert self.budget is not None

@@ -445,7 +445,8 @@ class _Run:
 
     def _closing_seconds(self) -> float:
         """What validating and writing take after the last dispatch, a second spared; 0 when training alone counts."""
-        return 0.0 if self.training_only else 1.0 + max(1.0, 1.5 * self.save_seconds) + self._validation_seconds()
+        kept = self.clock.kept_to_validate(self._validation_seconds())
+        return 0.0 if self.training_only else 1.0 + max(1.0, 1.5 * self.save_seconds) + kept
 
     def _validation_seconds(self) -> float:
         """What a validation takes; a guess from the cost of training (sampling and a forward pass) before the first."""

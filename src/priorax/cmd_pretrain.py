@@ -113,7 +113,7 @@ class Pretrain(options.OutDir):
         if result.steps < result.horizon:
             print(f"{'planned':14} {result.horizon} steps; go on with --resume")
         if not held["shapes"]:
-            print("held-out tasks not measured: no time was left")
+            print("held-out tasks not measured: that would not fit into the time; --train.validation-tasks N takes fewer")
             return
         print(f"held-out tasks loss {held['loss']:.4f}, accuracy {held['accuracy']:.4f}, ROC AUC {held['roc_auc']:.4f}")
 

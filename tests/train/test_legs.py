@@ -73,6 +73,11 @@ def test_the_clock_leaves_time_to_close_and_for_later_legs():
     assert Clock(leg=None).left() == float("inf") and Clock(leg=None).fits(1e9)
 
 
+def test_a_validation_that_takes_most_of_a_leg_does_not_keep_it_from_training():
+    assert Clock(leg=600).kept_to_validate(150) == 150 and Clock(leg=600).kept_to_validate(151) == 0
+    assert Clock(leg=None, budget=40).kept_to_validate(11) == 0 and Clock(leg=None).kept_to_validate(1e6) == 1e6
+
+
 @pytest.mark.parametrize(
     ("step", "horizon", "planned", "wanted"),
     [
