@@ -69,7 +69,7 @@ def _lookup_classes(x: np.ndarray, rng: Rng) -> np.ndarray:
 def _sum(x: np.ndarray, rng: Rng) -> np.ndarray:
     """Whether a sum of all columns, with normal weights, is above its median."""
     total = x @ rng.normal(size=x.shape[1])
-    return total > np.median(total)
+    return (total > np.median(total)).astype(np.int64)
 
 
 def _levels_sum(x: np.ndarray, rng: Rng) -> np.ndarray:
@@ -77,7 +77,7 @@ def _levels_sum(x: np.ndarray, rng: Rng) -> np.ndarray:
     codes = x.astype(np.int64)
     effect = rng.normal(size=(x.shape[1], codes.max() + 1))
     total = effect[np.arange(x.shape[1]), codes].sum(1)
-    return total > np.median(total)
+    return (total > np.median(total)).astype(np.int64)
 
 
 PROBES = {

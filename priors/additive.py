@@ -27,7 +27,7 @@ def additive_columns(cohort: CohortPlan, plan: TaskPlan, stream: Stream) -> jax.
     them, at least one. `cohort` may have a task axis or none."""
     own = keys.sub(stream, Purpose.ADDITIVE)
     f = cohort.column.shape[-1]
-    u = jax.vmap(lambda s: keys.uniform(keys.sub(s, 0), (4,)))(own)
+    u = _knobs(own)
     place = jax.vmap(lambda s: keys.uniform(keys.sub(s, 1), (f,)))(own)
     share = jnp.where(u[:, :1] < 0.5, 1.0, keys.between(u[:, 1:2], 0.2, 1.0))
     used = jnp.arange(f)[None, :] < plan.n_features[:, None]
@@ -38,7 +38,7 @@ def additive_columns(cohort: CohortPlan, plan: TaskPlan, stream: Stream) -> jax.
 def additive_scores(
     sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream, reference: jax.Array, columns: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums behind the classes of a block, about standardised.
+    """The sums behind the classes of a block, standardised by reference rows.
 
     Args:
       stream: the tasks' streams [L].
@@ -52,10 +52,9 @@ def additive_scores(
     m, k = reference.shape[2], sizes.classes
     reads = additive_columns(cohort, plan, stream)
     # From all effects of one size to a few large ones.
-    decay = keys.between(jax.vmap(lambda s: keys.uniform(keys.sub(s, 0), (4,)))(own)[:, 2:3], 0.0, 2.0)
+    decay = keys.between(_knobs(own)[:, 2:3], 0.0, 2.0)
     size = jnp.exp(decay * jnp.log(jax.vmap(lambda s: keys.uniform(keys.sub(s, 2), (f,)))(own)))
     size = jnp.where(reads, size, 0.0)
-    size = size / (jnp.sqrt(jnp.sum(size * size, axis=1, keepdims=True)) + 1e-9)
 
     def add(c, totals):
         here = keys.sub(own, 16 + c)
@@ -68,8 +67,7 @@ def additive_scores(
             z = _standard(both, m)
             z = jnp.clip(z, -FAR, FAR)
             curve = jnp.tanh(keys.log_between(u[:, 1], 0.5, 4.0) * (z + 2.0 * u[:, 2] - 1.0))
-            # A margin, since values tie with thresholds (see `mechanisms.MARGIN`).
-            step = (z > 2.0 * u[:, 2] - 1.0 + 1e-4).astype(jnp.float32)
+            step = (z > 2.0 * u[:, 2] - 1.0).astype(jnp.float32)
             shape = jnp.where(u[:, 0] < 0.6, z, jnp.where(u[:, 0] < 0.8, curve, jnp.where(u[:, 0] < 0.9, step, z * z)))
             slope = jax.vmap(lambda s: keys.normal(keys.sub(s, 1), (k,)))(here)
             return slope[:, :, None] * _standard(shape, m)[:, None, :]
@@ -82,9 +80,13 @@ def additive_scores(
         return totals + jax.lax.dynamic_index_in_dim(size, c, 1)[:, :, None] * effect
 
     totals = jax.lax.fori_loop(0, jnp.max(plan.n_features), add, jnp.zeros((lanes, k, m + r), jnp.float32))
-    spread = jnp.sqrt(jnp.mean(jnp.var(totals[..., :m], axis=-1), axis=1))[:, None, None]
-    totals = totals / jnp.maximum(spread, 1e-6)
+    totals = jax.vmap(lambda v: _standard(v, m), in_axes=1, out_axes=1)(totals)
     return totals[..., :m], totals[..., m:]
+
+
+def _knobs(own: Stream) -> jax.Array:
+    """What is one number a task, f32[L, 3]: whether all columns are read, else which share; how uneven effects are."""
+    return jax.vmap(lambda s: keys.uniform(keys.sub(s, 0), (3,)))(own)
 
 
 def _standard(v: jax.Array, m: int) -> jax.Array:

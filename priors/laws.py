@@ -12,7 +12,7 @@ from ..configs.prior import Laws, PriorConfig
 
 LawArrays = dict[str, jax.Array]
 
-ROOM = 4
+ROOM = 8
 
 
 def _numbers(value) -> np.ndarray:

@@ -134,8 +134,8 @@ def graphs(scm: SCM) -> list[TaskGraph]:
         target = len(active)
         columns = shows[b, : plan.n_features[b]]
         kind = TARGETS[cohort.target[b]]
-        rule = tuple(np.flatnonzero(reads[b]).tolist())
-        causes = columns[list(rule)] if rule else plan.target_node[b]
+        read = tuple(np.flatnonzero(reads[b]).tolist())
+        causes = columns[list(read)] if read else plan.target_node[b]
         sources, destinations = np.nonzero(plan.parents[b])
         edges = [(number[s], number[d], 0) for s, d in zip(sources, destinations, strict=True)]
         edges += [(number[c], target, 0) for c in sorted(set(causes.tolist()) - {-1})]
@@ -147,7 +147,7 @@ def graphs(scm: SCM) -> list[TaskGraph]:
                 node_of_feature=np.where(columns >= 0, number[columns], -1).astype(np.int32),
                 target_node=target,
                 mechanism=(*mechanism, kind),
-                rule_columns=rule,
+                rule_columns=read,
             )
         )
     return found
@@ -194,7 +194,8 @@ def crop_columns(record: TaskRecord, width: int) -> TaskRecord:
         return record
     graph = record.graph
     if graph is not None:
-        graph = dataclasses.replace(graph, node_of_feature=graph.node_of_feature[:width])
+        read = tuple(c for c in graph.rule_columns if c < width)
+        graph = dataclasses.replace(graph, node_of_feature=graph.node_of_feature[:width], rule_columns=read)
     return dataclasses.replace(
         record,
         x=np.ascontiguousarray(record.x[:, :width]),

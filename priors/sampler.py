@@ -18,7 +18,7 @@ from .observe import observe
 from .plan import TaskPlan, plan_cohort, plan_task
 from .propagate import propagate, row_addresses
 from .scm import SCM
-from .target import READS_COLUMNS, assign_classes, label_columns, numeric_target, settle_classes
+from .target import assign_classes, label_columns, numeric_target, settle_classes
 from .task import TableShape, TaskBatch
 
 LANES = 8
@@ -104,7 +104,6 @@ def sample_block(
     )
     target = jnp.take_along_axis(target, order, axis=1)
     each = lambda v: jnp.broadcast_to(v, (lanes,))
-    reads_columns = jnp.isin(cohort.target, jnp.array(READS_COLUMNS))
     n_label_columns = jnp.sum(label_columns(sizes, cohort, plan, stream), axis=1).astype(jnp.int32)
     info = {
         "task_id": ids,
@@ -114,8 +113,8 @@ def sample_block(
         "missing": each(cohort.missing),
         "n_nodes": jnp.sum(plan.active, axis=1).astype(jnp.int32),
         "n_edges": jnp.sum(plan.parents, axis=(1, 2)).astype(jnp.int32),
-        "n_causes": jnp.where(reads_columns, n_label_columns, plan.n_causes),
-        "n_effects": jnp.where(reads_columns, 0, plan.n_effects),
+        "n_causes": jnp.where(n_label_columns > 0, n_label_columns, plan.n_causes),
+        "n_effects": jnp.where(n_label_columns > 0, 0, plan.n_effects),
         "label_noise": label_noise,
         "noise_share": _noise_share(plan),
         "fallback": fallback,

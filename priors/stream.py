@@ -65,8 +65,8 @@ def sample(
     Returns:
       TaskBatch with one task per id, in the order given. `info` holds task_id, component, graph, target, missing
       (indices into the name tuples of `configs.prior`), n_nodes, n_edges, n_causes and n_effects (columns upstream of the
-      target or on its node, and downstream of it; for a class
-      that reads columns, a rule or a sum, their number and 0), label_noise, noise_share (of the target node's variance) and
+      target or on its node, and downstream of it; for a class that reads columns, a rule or a sum, their number and 0),
+      label_noise, noise_share (of the target node's variance, which says nothing where the class reads columns) and
       fallback (0 none, 1 class by a median split, 2 class at random, when a task's rows all fell into one class).
 
     Raises:

@@ -16,9 +16,6 @@ from .noise import rows_normal, rows_uniform
 from .observe import quantiles
 from .plan import CohortPlan, TaskPlan
 
-READS_COLUMNS = tuple(TARGETS.index(name) for name in ("rule", "additive"))
-"""Targets whose class reads columns, not nodes."""
-
 
 def _class_shares(u: jax.Array, concentration: jax.Array, n_classes: jax.Array) -> jax.Array:
     """Cumulative shares f32[L, K]: a Dirichlet law with its gamma draws approximated by exponentials to a power, so that
@@ -78,8 +75,8 @@ def assign_classes(
 
     Returns:
       class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes, or
-      the sum behind additive ones, kept for the fallback and for the numeric target), its mean and standard deviation over reference rows f32[L, 2],
-      label noise rate f32[L].
+      the sum behind additive ones, kept for the fallback and for the numeric target), its mean and standard deviation over
+      reference rows f32[L, 2], label noise rate f32[L].
     """
     w, k = sizes.width, sizes.classes
     own = keys.sub(stream, Purpose.TARGET)
@@ -183,8 +180,13 @@ def assign_classes(
         total_ref, total = additive_scores(sizes, cohort, plan, stream, reference_columns, columns)
         temperature = keys.log_between(u[:, 3], *law["temperature"])[:, None]
         chance = rows_uniform(keys.sub(row_stream, 500), rows)
-        logistic = temperature * (jnp.log(chance) - jnp.log1p(-chance))
-        binned = by_shares(total[:, 0] + logistic, total_ref[:, 0], _class_shares(draw(112, k), concentration, k_used))
+        noisy = total[:, 0] + temperature * (jnp.log(chance) - jnp.log1p(-chance))
+        edge = quantiles(total_ref[:, 0], _class_shares(draw(112, k), concentration, k_used)[:, :-1])
+        # Between two values of the sum, since rows of few categories share theirs, and further out as noise spreads them.
+        above = jnp.where(total_ref[:, :1] > edge[:, :, None] + MARGIN, total_ref[:, :1], jnp.inf).min(axis=2)
+        edge = jnp.where(jnp.isfinite(above), 0.5 * (edge + above), edge + 1.0) * jnp.sqrt(1.0 + 3.29 * temperature**2)
+        used = jnp.arange(k - 1)[None, :, None] < (k_used - 1)[:, None, None]
+        binned = jnp.sum((noisy[:, None, :] > edge[:, :, None]) & used, axis=1).astype(jnp.int32)
         streams = jax.vmap(lambda i: keys.sub(row_stream, 501 + i), out_axes=1)(jnp.arange(k, dtype=jnp.uint32))
         gumbel = -jnp.log(-jnp.log(rows_uniform(streams, rows)))
         bias = 0.7 * keys.to_normal(draw(113, k)) / jnp.sqrt(concentration[:, None] + 0.5)
@@ -204,7 +206,8 @@ def assign_classes(
 
 def numeric_target(stream: Stream, rows: jax.Array, score: jax.Array, moments: jax.Array) -> jax.Array:
     """A regression target f32[L, r]: the score, standardised, bent by a monotone curve (none, heavy tails, or log-normal)
-    and with noise of its own. Classes by rank or steps cut the same score; other classes come from the same node."""
+    and with noise of its own. Classes by rank, steps or sums of columns cut the same score; other classes come from the same
+    node."""
     own = keys.sub(stream, Purpose.TARGET_VALUE)
     u = jax.vmap(lambda s: keys.uniform(s, (4,)))(own)[:, :, None]
     z = (score - moments[:, :1]) / jnp.maximum(moments[:, 1:], 1e-6)

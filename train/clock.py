@@ -104,9 +104,16 @@ class Clock:
 
     def kept_to_validate(self, seconds: float) -> float:
         """Time to keep for a validation at the end that takes so long: none for one that would take more than a quarter of
-        a leg. Training goes first then, and held-out tasks are measured if the run happens to end early enough."""
-        limits = [limit for limit in (self.leg, self.budget) if limit is not None]
-        return seconds if seconds <= 0.25 * min(limits, default=math.inf) else 0.0
+        a leg. Training goes first then, and held-out tasks are measured only if the time happens to be left."""
+        return seconds if seconds <= 0.25 * (self.left() + self.elapsed()) else 0.0
+
+    def may_validate_on_the_way(self, seconds: float) -> bool:
+        """Whether a validation that takes so long leaves time for the one at the end, for which time must be kept."""
+        return seconds == self.kept_to_validate(seconds) and self.left() >= self.closing + seconds
+
+    def too_late_to_validate(self, seconds: float, cut: bool) -> bool:
+        """Whether the validation at the end is dropped: after a run was ``cut``, or when no time was kept for it, it must fit."""
+        return self.left() < seconds and (cut or not self.kept_to_validate(seconds))
 
     def trainable(self) -> float:
         """Time left for dispatches in the whole run: less what this leg and those after it lose to start and end."""

@@ -260,7 +260,7 @@ class _Run:
         if step != saved:
             self._save(state)
         held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
-        short = cut and not self.training_only and team.lead(lambda: self.clock.left() < self._validation_seconds())
+        short = not self.training_only and team.lead(lambda: self.clock.too_late_to_validate(self._validation_seconds(), cut))
         if not signal and not short:
             state, held = self._validate(programs, state)
         team.lead(self.files.export, state, self.tasks_seen, held)
@@ -457,8 +457,8 @@ class _Run:
         return 0.5 * sum(count * self.pace.price(i) for i, count in rounds.items())
 
     def _time_to_validate(self) -> bool:
-        """Whether a validation on the way leaves time for the one at the end."""
-        return self.clock.left() >= self.clock.closing + self._validation_seconds()
+        """Whether a validation on the way leaves time for the one at the end, for which time must be kept."""
+        return self.clock.may_validate_on_the_way(self._validation_seconds())
 
     def _save(self, state: TrainState) -> None:
         began = time.monotonic()

@@ -28,7 +28,7 @@ from .state import TrainState
 
 WEIGHTS = "model.safetensors"
 START = "start.safetensors"
-_MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps")
+_MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps", "validation_tasks")
 
 
 class RunDirectory:

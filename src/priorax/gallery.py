@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from priorax.configs.prior import (
+    TARGETS,
     CategoricalWeights,
     CombineWeights,
     Component,
@@ -178,14 +179,18 @@ def _classes(axis: Any, x: np.ndarray, y: np.ndarray, s: float = 4) -> None:
 
 def _regions(axis: Any, world: World) -> None:
     """Classes over the two coordinates of the node that decides them, or the two columns that are added up."""
-    if world.scm.label_columns():
+    if _adds_up(world):
         return _rule(axis, world)
     node = int(np.asarray(world.scm.target_nodes)[0, 0])
     _classes(axis, world.nodes[node, :2], world.y)
 
 
+def _adds_up(world: World) -> bool:
+    return int(np.asarray(world.scm.cohort.target)[0]) == TARGETS.index("additive")
+
+
 def _decided_by_one(world: World) -> bool:
-    if world.scm.label_columns():
+    if _adds_up(world):
         return _both_drive(world)
     a, b = (int(v) for v in np.asarray(world.scm.target_nodes)[0])
     return a == b and len(np.unique(world.y)) > 1
@@ -259,6 +264,13 @@ def _corruption(member: str) -> Laws:
     return dataclasses.replace(PLAIN, instructions=(3, 6), columns_least=4, **own[member])
 
 
+def _target(member: str) -> Laws:
+    """Sums need two columns to add up, the others a node."""
+    if member == "additive":
+        return _with(PLAIN, "target", TargetWeights, columns_log=1.0, carriers=(1, 1), temperature=(0.03, 0.2))(member)
+    return _with(PLANE, "target", TargetWeights)(member)
+
+
 _anything = lambda world: True
 _SCENES: dict[str, _Scene] = {
     "graph": (None, lambda w: w.graph.n_nodes >= 8, _graph),
@@ -279,11 +291,7 @@ _SCENES: dict[str, _Scene] = {
         _with(PLAIN, "categorical_column", CategoricalWeights, categorical_share=(1, 1)),
         lambda w: bool(w.categorical[0]) and w.column_node[0] >= 0, _levels,
     ),
-    "target": (
-        lambda m: _with(PLAIN, "target", TargetWeights, columns_log=1.0, carriers=(1, 1), temperature=(0.03, 0.2))(m)
-        if m == "additive" else _with(PLANE, "target", TargetWeights)(m),
-        _decided_by_one, _regions,
-    ),
+    "target": (_target, _decided_by_one, _regions),
     "rule": (
         _with(PLAIN, "rule", RuleWeights, target=TargetWeights(rule=1), columns_log=0.0, carriers=(1, 1)),
         _both_drive, _rule,

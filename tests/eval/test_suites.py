@@ -18,8 +18,8 @@ SIZES = {
     "speedrun": 38,
     "tabpfn18": 18,
     "tabpfn30": 30,
-    "held-out": 648,
-    "held-out-short": 648,
+    "held-out": 696,
+    "held-out-short": 696,
     "probes": 72,
 }
 

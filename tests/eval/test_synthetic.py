@@ -27,14 +27,16 @@ def suite(*groups, source="synthetic", **changes):
 def test_groups_of_a_prior():
     prior = load_prior("default")
     names = group_names(prior)
-    assert "component/rules" in names and "mechanism/mlp" in names and "graph/tree" in names and "target/rule" in names
+    assert "component/rules" in names and "mechanism/mlp" in names and "graph/tree" in names
+    assert {"component/additive", "target/rule", "target/additive"} < set(names)
     assert expand_groups(prior, ["mechanism/*", "mechanism/mlp"]) == [n for n in names if n.startswith("mechanism/")]
     narrowed = group_prior(prior, "graph/chain")
     (laws,) = {component.laws for component in narrowed.components}  # the same for all, so no task has others
     graph = dataclasses.asdict(laws.graph)
     assert graph.pop("chain") == 1 and not any(graph.values())
     assert laws == dataclasses.replace(prior.components[0].laws, graph=laws.graph)
-    assert {c.laws for c in group_prior(prior, "component/rules").components} == {prior.components[-1].laws}
+    (rules,) = [c for c in prior.components if c.name == "rules"]
+    assert {c.laws for c in group_prior(prior, "component/rules").components} == {rules.laws}
     with pytest.raises(ConfigError, match='Did you mean "mechanism/linear"'):
         expand_groups(prior, ["mechanism/liner"])
     with pytest.raises(ConfigError, match="is no group"):

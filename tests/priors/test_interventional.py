@@ -49,7 +49,7 @@ def test_a_column_with_many_levels_shows_what_a_levels_mechanism_reads():
                 assert plan.column_dim[b, c, 0] in plan.inputs[b, readers, 0]
                 checked += 1
     assert checked > 20
-    # Counts of causes and effects against networkx, on tasks whose class is no rule.
+    # Counts of causes and effects against networkx, on tasks whose class reads no columns.
     for b in range(0, 512, 16):
         if batch.scm.label_columns(b):
             continue

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from priorax.configs import ConfigError, load_prior
-from priorax.configs.prior import Laws, member_names
+from priorax.configs.prior import TARGETS, Laws, member_names
 from priorax.priors import check_tasks, law_arrays
 from priorax.priors.observe import _shuffle_codes
 
@@ -40,7 +40,7 @@ def test_member_gives_valid_tasks(sampler, law, member, index):
     if law == "numeric_column":
         others["categorical_share"] = [0.0, 0.0]
     if law == "rule":
-        others["target"] = [0, 0, 0, 0, 0, 1]
+        others["target"] = np.eye(len(TARGETS))[TARGETS.index("rule")]
     batch = sampler(jax.random.key(1), index, only(law, index, **others))
     check_tasks(batch)
     x = np.asarray(batch.x)

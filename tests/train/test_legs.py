@@ -75,7 +75,26 @@ def test_the_clock_leaves_time_to_close_and_for_later_legs():
 
 def test_a_validation_that_takes_most_of_a_leg_does_not_keep_it_from_training():
     assert Clock(leg=600).kept_to_validate(150) == 150 and Clock(leg=600).kept_to_validate(151) == 0
-    assert Clock(leg=None, budget=40).kept_to_validate(11) == 0 and Clock(leg=None).kept_to_validate(1e6) == 1e6
+    assert Clock(leg=None, budget=80, earlier=40).kept_to_validate(11) == 0
+    assert Clock(leg=None).kept_to_validate(1e6) == 1e6
+    ago = time.monotonic() - 500
+    late = Clock(leg=600, started=ago, closing=120)
+    assert late.too_late_to_validate(120, cut=True) and not late.too_late_to_validate(120, cut=False)  # time was kept
+    assert late.too_late_to_validate(151, cut=False) and not late.too_late_to_validate(80, cut=True)
+    early = Clock(leg=600, started=time.monotonic() - 100, closing=120)
+    assert early.may_validate_on_the_way(120) and not early.may_validate_on_the_way(151)
+    assert not Clock(leg=600, started=time.monotonic() - 400, closing=120).may_validate_on_the_way(120)
+
+
+def test_a_run_with_too_many_held_out_tasks_trains_and_leaves_them(toy, tmp_path):
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10**6, validation_tasks=10**7)
+    recipe = dataclasses.replace(toy.RECIPE, train=train)
+    kind = {"quiet": True, "sampler_factory": toy.linear_tasks}
+    before = time.monotonic()
+    limit = 20.0
+    result = pretrain(recipe, tmp_path / "b", time_limit=limit, **kind)
+    assert time.monotonic() - before < 1.2 * limit
+    assert result.steps > 8 and result.validation["shapes"] == []
 
 
 @pytest.mark.parametrize(
