@@ -89,8 +89,8 @@ def bits(stream: Stream, index: jax.Array) -> jax.Array:
 
 
 def to_uniform(b: jax.Array) -> jax.Array:
-    """f32 in (0, 1), 24 bits, never 0 nor 1."""
-    return ((b >> 8).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-24)
+    """f32 in (0, 1), 24 bits, never 0 nor 1: the largest sum rounds up to 2**24, and 1 would choose what has no weight."""
+    return jnp.minimum(((b >> 8).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-24), jnp.float32(1.0 - 2.0**-24))
 
 
 def to_normal(u: jax.Array) -> jax.Array:

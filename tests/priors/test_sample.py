@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from priorax.configs import load_prior
 from priorax.configs.prior import FAMILIES, TARGETS, PriorConfig, Sizes
 from priorax.configs.recipe import TaskShape
-from priorax.priors import TableShape, TaskBatch, check_tasks, law_arrays, make_sampler, sample
+from priorax.priors import TableShape, TaskBatch, check_tasks, keys, law_arrays, make_sampler, sample
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
 PRESETS = ("default", "graph_scm", "mlp_scm")
@@ -296,3 +297,12 @@ def test_a_million_tasks_keep_their_rules(prior):
     sampler = jax.jit(make_sampler(load_prior(prior), TableShape(64, 8), 4096))
     for step in range(245):
         check_tasks(sampler(jax.random.key(99), step))
+
+
+def test_no_number_is_one_and_what_has_no_weight_is_never_chosen():
+    """The largest of the 2**24 numbers would round to 1, past every weight."""
+    ends = keys.to_uniform(jnp.array([0, 0xFFFFFFFF], jnp.uint32))
+    assert 0 < float(ends[0]) < float(ends[1]) < 1
+    for weights in ([0.5, 0.12, 0.1, 0.08, 0.2, 0, 0, 0], [3.0, 0.0], [0.7, 1e-3, 0.0]):
+        last = np.flatnonzero(weights)[-1]
+        assert int(keys.choose(ends[1], jnp.array(weights, jnp.float32))) == last
