@@ -182,7 +182,8 @@ def assign_classes(
         chance = rows_uniform(keys.sub(row_stream, 500), rows)
         noisy = total[:, 0] + temperature * (jnp.log(chance) - jnp.log1p(-chance))
         edge = quantiles(total_ref[:, 0], _class_shares(draw(112, k), concentration, k_used)[:, :-1])
-        # Between two values of the sum, since rows of few categories share theirs, and further out as noise spreads them.
+        # Between two values of the sum, since rows of few categories share theirs, and further out as the noise spreads
+        # them (a logistic law has a variance of pi^2 / 3).
         above = jnp.where(total_ref[:, :1] > edge[:, :, None] + MARGIN, total_ref[:, :1], jnp.inf).min(axis=2)
         edge = jnp.where(jnp.isfinite(above), 0.5 * (edge + above), edge + 1.0) * jnp.sqrt(1.0 + 3.29 * temperature**2)
         used = jnp.arange(k - 1)[None, :, None] < (k_used - 1)[:, None, None]
