@@ -109,7 +109,7 @@ def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
     suite = load_suite(args.suite, args.openml_cache)
     folder = args.out / "logits" / get_engine(args.model).sha256[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    encodings = "-".join(PFNClassifier().category_encodings)
+    encodings = "-".join(PFNClassifier().category_encodings + PFNClassifier().ridge_scores)
     options = {"n_estimators": args.members, "weights": args.model, "random_state": args.seed, "cache_context": False}
     for task in args.tasks or suite.ids:
         try:

@@ -181,7 +181,8 @@ def _options(spec: str, query: str) -> dict[str, Any]:
         if key not in known:
             close = nearest(key, known)
             raise ConfigError(f'"{spec}": unknown option "{key}". ' + (f'Did you mean "{close}"?' if close else ""))
-        options[key] = tuple(text.split("+")) if key in ("numeric_transforms", "category_encodings") else _value(text)
+        several = key in ("numeric_transforms", "category_encodings", "ridge_scores")
+        options[key] = () if (key, text) == ("ridge_scores", "none") else tuple(text.split("+")) if several else _value(text)
     return options
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..configs.errors import DataError
-from .ensemble import TRANSFORMS, Limits, ValueTransform, combine, plan_members
+from .ensemble import TRANSFORMS, Limits, Member, ValueTransform, combine, plan_members
 from .inference import (
     QUERY_BUCKETS,
     Contexts,
@@ -30,6 +30,7 @@ from .inference import (
 )
 from .level_encoding import ENCODINGS, LevelEncoding
 from .preprocess import TableEncoder
+from .ridge_scores import KINDS, RidgeScores, scores_of_symbols
 from .tables import is_missing, read_table
 
 
@@ -53,11 +54,15 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         What members see of categories of ten levels and more: the level's number, or what the level's training rows say
         about the class (target statistics, cross-fitted). Used in turn by members or, where it takes several members to
         cover the columns or the classes once, by such groups of members.
+    ridge_scores : tuple of {"linear", "kernel"}, default=("linear", "kernel")
+        Regressions whose scores of the classes members see beside the columns, three of every four members (cross-fitted, from
+        50 training rows on: `priorax.models.ridge_scores`); () for none: the network alone.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
     max_columns : int or None, default=None
-        Columns one member may see; None takes the limit stored with the weights. Members share wider tables.
+        Columns one member may see, ridge scores apart; None takes the limit stored with the weights. Members share
+        wider tables.
     cache_context : bool or "auto", default="auto"
         Keep the encoded training rows between calls of predict; "auto" does so up to 1 GiB.
     weights : str, path or None, default=None
@@ -97,6 +102,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         softmax_temperature: float = 0.8,
         numeric_transforms: tuple[str, ...] = ("none",),
         category_encodings: tuple[str, ...] = ("codes", "target"),
+        ridge_scores: tuple[str, ...] = ("linear", "kernel"),
         max_context: int | None = None,
         max_columns: int | None = None,
         cache_context: bool | str = "auto",
@@ -108,6 +114,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self.softmax_temperature = softmax_temperature
         self.numeric_transforms = numeric_transforms
         self.category_encodings = category_encodings
+        self.ridge_scores = ridge_scores
         self.max_context = max_context
         self.max_columns = max_columns
         self.cache_context = cache_context
@@ -163,6 +170,8 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self._coded = {
             kind: levels.fit_transform(self._x, codes, self._encoder.cardinality_) for kind, levels in self._levels.items()
         }
+        self._ridge = RidgeScores(tuple(self.ridge_scores), int(rng.randint(2**31)))
+        self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_)
         if len(self.classes_) > 1:
             check_memory(engine.cfg, *self._context_size())
         self._live = _Live()
@@ -198,12 +207,14 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         return [z[:, : m.n_symbols].astype(np.float64) for m, z in zip(self.members_, logits, strict=True)]
 
     def _views(self, x: np.ndarray) -> Callable[[int, slice], np.ndarray]:
-        """``(member, rows) -> f32[len(rows), f]``, encoded rows as that member sees them."""
+        """``(member, rows) -> f32[len(rows), f]``, encoded rows as that member sees them: its columns, then its scores."""
         views = self._by_kind({kind: levels.apply(x) for kind, levels in self._levels.items()})
+        scores = self._ridge.apply(x)
 
         def rows_of(m: int, rows: slice) -> np.ndarray:
             member = self.members_[m]
-            return views[member.transform, member.encoding][rows][:, member.columns]
+            columns = views[member.transform, member.encoding][rows][:, member.columns]
+            return np.concatenate([columns, _scores_for(member, scores[rows])], axis=1)
 
         return rows_of
 
@@ -227,7 +238,8 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) > 1:
             session = self._session()
             if not (compile_only and session.is_compiled(n_queries)):
-                session.logits(lambda m, rows: self._x[:1, self.members_[m].columns], n_queries)
+                views = self._views(self._x[:1])
+                session.logits(lambda m, rows: views(m, slice(0, 1)), n_queries)
             if compile_only:
                 self._live.session = None
         return self
@@ -254,8 +266,12 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         }
 
     def _context_size(self) -> tuple[int, int]:
-        """Context rows and columns of the largest member."""
-        return len(self.members_[0].rows), max(len(m.columns) for m in self.members_)
+        """Context rows and columns, scores among them, of the largest member."""
+        return len(self.members_[0].rows), max(len(m.columns) + self._n_scores(m) for m in self.members_)
+
+    def _n_scores(self, member: Member) -> int:
+        """Columns of ridge scores the member has."""
+        return _scores_for(member, self._scores[:0]).shape[1]
 
     def _session(self) -> Session:
         """Encodes contexts on first use; not at fit, so that fitting many estimators stays cheap."""
@@ -273,18 +289,20 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _contexts(self, engine: Engine) -> Contexts:
         members = self.members_
-        width = max(len(m.columns) for m in members)
-        x = np.zeros((len(members), len(members[0].rows), width), dtype=np.float32)
+        rows, width = self._context_size()
+        x = np.zeros((len(members), rows, width), dtype=np.float32)
         categorical = np.zeros((len(members), width), dtype=bool)
         views = self._by_kind(self._coded)
         for k, m in enumerate(members):
-            x[k, :, : len(m.columns)] = views[m.transform, m.encoding][np.ix_(m.rows, m.columns)]
+            f = len(m.columns)
+            x[k, :, :f] = views[m.transform, m.encoding][np.ix_(m.rows, m.columns)]
+            x[k, :, f : f + self._n_scores(m)] = _scores_for(m, self._scores[m.rows])
             is_category = self._levels[m.encoding].still_categories(self._encoder.categorical_)
-            categorical[k, : len(m.columns)] = is_category[m.columns]
+            categorical[k, :f] = is_category[m.columns]
         return Contexts(
             x=x,
             y=np.stack([m.symbol[self._y[m.rows]] for m in members]).astype(np.int32),
-            n_features=np.array([len(m.columns) for m in members], dtype=np.int32),
+            n_features=np.array([len(m.columns) + self._n_scores(m) for m in members], dtype=np.int32),
             # One class more than is there would be asked for a context of one class; the network needs two.
             n_classes=np.array([max(2, m.n_symbols) for m in members], dtype=np.int32),
             categorical=categorical,
@@ -317,6 +335,9 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         kinds = self.category_encodings
         if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not kinds or not set(kinds) <= set(ENCODINGS):
             raise ValueError(f"category_encodings is {self.category_encodings!r}; choose from {', '.join(ENCODINGS)}")
+        kinds = self.ridge_scores
+        if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not set(kinds) <= set(KINDS):
+            raise ValueError(f"ridge_scores is {self.ridge_scores!r}; choose from {', '.join(KINDS)}, or () for none")
         if self.cache_context not in (True, False, "auto"):
             raise ValueError(f'cache_context is {self.cache_context!r}; allowed: True, False, "auto"')
 
@@ -332,6 +353,11 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if "_live" in state:
             state = state | {"_live": _Live()}
         return state
+
+
+def _scores_for(member: Member, scores: np.ndarray) -> np.ndarray:
+    """Columns f32[n, S] that a member has of scores f64[n, kinds, K]; S = 0 where it sees none."""
+    return scores_of_symbols(scores if member.scored else scores[:, :0], member.symbol, member.n_symbols)
 
 
 def _check_labels(y: np.ndarray) -> None:

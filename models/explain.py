@@ -52,7 +52,8 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
     Attention over columns is followed through the layers (attention rollout: Abnar and Zuidema 2020, arXiv 2005.00928,
     section 3; the mean over heads, residual connections as half of every layer) to what is read of a row after the
     blocks: the target token and the mean of the column tokens. A token holds three columns; its share is dealt out to them in proportion
-    to the norms of their embedding weights. Members of the ensemble are averaged.
+    to the norms of their embedding weights, and that of a ridge score to all columns: of the linear one in proportion to what
+    they added to or took from it, of the kernel's to how steeply it changes along them. Members of the ensemble are averaged.
 
     Attention says where the network looked, not what changed its mind; compare with `permutation`.
 
@@ -66,8 +67,12 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
     if len(model.classes_) > 1:
         chunks = [_CHUNK] * -(-len(x) // _CHUNK)
         shares = model._session().run(_rollout, model._views(x), len(x), chunks)
+        scored = model._ridge.shares(x) if model._ridge.kinds_ else np.zeros((len(x), 0, x.shape[1]))
         for member, share in zip(model.members_, shares, strict=True):
-            np.add.at(total.T, source[member.columns], share[:, : len(member.columns)].T.astype(np.float64))
+            f, of_kind = len(member.columns), model._n_scores(member) // max(scored.shape[1], 1)
+            np.add.at(total.T, source[member.columns], share[:, :f].T.astype(np.float64))
+            to_scores = share[:, f : f + of_kind * scored.shape[1]].reshape(len(x), scored.shape[1], of_kind).sum(2)
+            np.add.at(total.T, source, np.einsum("qk,qkf->fq", to_scores, scored))
     sums = total.sum(1, keepdims=True)
     return ColumnAttention(names, np.where(sums > 0, total / np.where(sums > 0, sums, 1), 1 / d))
 

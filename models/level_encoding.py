@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .folds import row_keys, spread_over_folds
+
 ENCODINGS = ("codes", "target")
 MANY_LEVELS = 10
 """From so many levels on a column counts: below, levels are few enough to be learned one by one, and target statistics hide
@@ -61,7 +63,7 @@ class LevelEncoding:
         self._tables: list[np.ndarray] = []
         if not len(self.columns_):
             return x
-        fold = _folds(y, np.random.RandomState(self.seed))
+        fold = spread_over_folds(row_keys(x, np.random.RandomState(self.seed)), y, _FOLDS)
         out = x.copy()
         for column in self.columns_:
             inside, outside = _statistics(x[:, column], y, fold, int(cardinality[column]))
@@ -88,14 +90,6 @@ def _has_many(codes: np.ndarray, cardinality: int) -> bool:
         return False
     present = codes[~np.isnan(codes)]
     return MANY_LEVELS <= len(np.unique(present)) <= len(present) / ROWS_PER_LEVEL
-
-
-def _folds(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """i64[n], folds 0 .. _FOLDS - 1; the rows of every class are spread evenly over them."""
-    order = np.lexsort([rng.permutation(len(y)), y])
-    fold = np.empty(len(y), dtype=np.int64)
-    fold[order] = np.arange(len(y)) % _FOLDS
-    return fold
 
 
 def _statistics(codes: np.ndarray, y: np.ndarray, fold: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:

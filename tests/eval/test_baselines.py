@@ -73,6 +73,8 @@ def test_specifications():
     }
     same, other = parse_methods(["a=priorax?n_estimators=4", "b=priorax?category_encodings=codes"])
     assert same.digest() == parse_methods("priorax")[0].digest() != other.digest()
+    alone, both = parse_methods(["priorax?ridge_scores=none", "priorax?ridge_scores=linear+kernel"])
+    assert (alone.options, both.options) == ({"ridge_scores": ()}, {"ridge_scores": ("linear", "kernel")})
 
 
 def test_settings_of_baselines(table):

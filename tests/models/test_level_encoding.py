@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from priorax.models import PFNClassifier
 from priorax.models.ensemble import Limits, plan_members
+from priorax.models.folds import row_keys, spread_over_folds
 from priorax.models.inference import get_engine
-from priorax.models.level_encoding import LEAST_ROWS, MANY_LEVELS, SHRINKAGE, LevelEncoding, _folds
+from priorax.models.level_encoding import LEAST_ROWS, MANY_LEVELS, SHRINKAGE, LevelEncoding
 from sklearn.metrics import roc_auc_score
 
 
@@ -46,7 +47,7 @@ def test_two_classes_against_plain_arithmetic():
     code = x[:, 1]
     encoding = LevelEncoding("target", 0)
     inside = encoding.fit_transform(x, y, sizes)[:, 1]
-    fold = _folds(y, np.random.RandomState(0))
+    fold = spread_over_folds(row_keys(x, np.random.RandomState(0)), y, 5)
 
     def share(rows, level):
         here = rows & (code == level)
@@ -59,11 +60,24 @@ def test_two_classes_against_plain_arithmetic():
 
 def test_folds_hold_every_class_evenly():
     y = np.repeat([0, 1, 2], [101, 52, 7])
-    fold = _folds(y, np.random.RandomState(0))
+    x = np.random.default_rng(8).integers(0, 9, (160, 4)).astype(np.float32)
+    x[::7, 0] = np.nan
+    fold = spread_over_folds(row_keys(x, np.random.RandomState(0)), y, 5)
     for label in range(3):
         counts = np.bincount(fold[y == label], minlength=5)
         assert counts.max() - counts.min() <= 1
-    assert (fold != _folds(y, np.random.RandomState(1))).any()
+    assert (fold != spread_over_folds(row_keys(x, np.random.RandomState(1)), y, 5)).any()
+
+
+def test_folds_do_not_depend_on_the_order_of_rows_nor_on_scale():
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(size=(200, 3)).astype(np.float32), rng.integers(0, 3, 200)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    order = rng.permutation(200)
+    fold = spread_over_folds(row_keys(x, np.random.RandomState(0)), y, 5)
+    np.testing.assert_array_equal(spread_over_folds(row_keys(x[order], np.random.RandomState(0)), y[order], 5), fold[order])
+    np.testing.assert_array_equal(spread_over_folds(row_keys(x * 8 + 1, np.random.RandomState(0)), y, 5), fold)
+    assert abs(np.corrcoef(fold, np.nan_to_num(x[:, 0]))[0, 1]) < 0.2
 
 
 def test_no_row_is_given_its_own_label():
@@ -123,7 +137,7 @@ def frame():
 
 def test_members_see_what_was_encoded_without_their_labels(frame, tiny_weights):
     X, y = frame
-    model = PFNClassifier(weights=tiny_weights, n_estimators=4).fit(X[:150], y[:150])
+    model = PFNClassifier(weights=tiny_weights, n_estimators=4, ridge_scores=()).fit(X[:150], y[:150])
     assert [m.encoding for m in model.members_] == ["codes", "target", "target", "codes"]
     contexts = model._contexts(get_engine(tiny_weights))
     codes = model._encoder.fit_transform(X[:150])
@@ -134,7 +148,7 @@ def test_members_see_what_was_encoded_without_their_labels(frame, tiny_weights):
         flags = encoding.still_categories(model._encoder.categorical_)
         np.testing.assert_array_equal(contexts.categorical[m], flags[member.columns])
     assert contexts.categorical.sum(1).tolist() == [2, 1, 1, 2]
-    smaller = PFNClassifier(weights=tiny_weights, n_estimators=2).fit(X[:150], y[:150])
+    smaller = PFNClassifier(weights=tiny_weights, n_estimators=2, ridge_scores=()).fit(X[:150], y[:150])
     np.testing.assert_array_equal(smaller._contexts(get_engine(tiny_weights)).x, contexts.x[:2])
 
 

@@ -20,10 +20,11 @@ def demo(run_cli, tmp_path_factory):
 
 def test_summary(demo):
     _, found, _ = demo
-    assert set(found["roc_auc"]) == {"priorax", "logistic_regression", "knn", "random_forest"}
+    assert set(found["roc_auc"]) == {"priorax", "network_alone", "logistic_regression", "knn", "random_forest"}
     for scores in found["roc_auc"].values():
         assert set(scores) == {"iris", "wine"} and all(0 <= v <= 1 for v in scores.values())
     assert found["roc_auc"]["logistic_regression"]["iris"] > 0.95
+    assert found["mean_roc_auc_small"] > found["mean_roc_auc_small_network_alone"] > 0.3  # it has learned next to nothing
     assert found["tasks_seen"] == 128 and found["steps"] == 16 and found["tasks_per_s"] > 0
     assert {"sample", "pretrain", "evaluate", "total"} == set(found["seconds"]) and found["failed"] == []
 

@@ -1,0 +1,32 @@
+"""Cuts training rows into folds by what the rows hold, so that their order in the table changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def row_keys(x: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """u64[n], a number for every row f32[n, F]: a random linear hash of the ranks of its values.
+
+    Neither the order of rows nor shift and scale of a column changes it (NaN has the last rank). Sorting by it is drawing
+    an order of rows; rows of equal keys hold the same values and are interchangeable.
+    """
+    key = np.zeros(len(x), np.uint64)
+    for column in x.T:
+        factor = np.uint64(rng.randint(2**31) * 2**32 + rng.randint(2**31) * 2 + 1)
+        rank = np.unique(column, return_inverse=True)[1].astype(np.uint64)
+        key += (rank + np.uint64(1)) * factor  # modulo 2^64
+    return key
+
+
+def spread_over_folds(keys: np.ndarray, y: np.ndarray, folds: int) -> np.ndarray:
+    """i64[n], folds 0 .. folds - 1: the rows of every class, in the order of their keys, dealt out evenly.
+
+    Args:
+      keys: u64[n], see `row_keys`.
+      y: i64[n], classes.
+      folds: how many.
+    """
+    fold = np.empty(len(y), dtype=np.int64)
+    fold[np.lexsort([keys, y])] = np.arange(len(y)) % folds
+    return fold

@@ -1,0 +1,140 @@
+"""Scores of two ridge regressions as columns of the table.
+
+A small network reads tables in which every column adds a little to the class (sports results, questionnaires, boards
+of a game) far worse than a linear model does: it would have to weigh dozens of faint effects and add them exactly. And
+it finds near rows, where columns are many, worse than a kernel machine. Both have closed forms that take milliseconds, so
+their scores of a row become columns beside those of the user, one per class the network tells apart and regression. The
+network decides what to make of them, in context, as with any column.
+
+A training row's scores come from folds it is not in (stacking: Wolpert 1992, "Stacked generalization", Neural Networks 5;
+van der Laan, Polley and Hubbard 2007, "Super learner"), so they are as good as those of rows to predict, and no better.
+Indicators of the classes are regressed (Hastie, Tibshirani and Friedman 2009, "The elements of statistical learning",
+section 4.2), which needs no iterations and makes the score of merged classes the sum of theirs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .effects import Effects
+from .folds import row_keys, spread_over_folds
+from .kernel_ridge import KernelRidge
+from .linear_ridge import LinearRidge
+
+KINDS = ("linear", "kernel")
+LEAST_ROWS = 50
+"""With fewer training rows there are no scores: folds of a handful of rows are noise."""
+_FOLDS = 10
+
+
+class RidgeScores:
+    """Scores of the classes from regressions on all columns.
+
+    Args:
+      kinds: which of `KINDS`.
+      seed: draws the folds, and what is kept of very large tables.
+
+    Attributes (after `fit_transform`):
+      kinds_: those that say something; none with fewer than `LEAST_ROWS` rows or one class.
+    """
+
+    def __init__(self, kinds: tuple[str, ...], seed: int) -> None:
+        self.kinds = tuple(kind for kind in KINDS if kind in kinds)
+        self.seed = seed
+
+    def fit_transform(self, x: np.ndarray, y: np.ndarray, cardinality: np.ndarray) -> np.ndarray:
+        """Scores of training rows, each from the folds it is not in.
+
+        Args:
+          x: f32[n, F]; codes in categorical columns, NaN = missing.
+          y: i64[n], classes 0 .. K-1.
+          cardinality: i32[F], levels of a column, 0 for a numeric one.
+
+        Returns:
+          f64[n, kinds_, K].
+        """
+        self._parts: list[_Part] = []
+        n, classes = len(y), int(y.max()) + 1
+        found = []
+        if n >= LEAST_ROWS and classes > 1:
+            for kind in self.kinds:
+                part = _Part(kind)
+                scores = part.fit_transform(x, y, cardinality, np.random.RandomState([self.seed, KINDS.index(kind)]))
+                if scores is not None:
+                    self._parts.append(part)
+                    found.append(scores)
+        self.kinds_ = tuple(part.kind for part in self._parts)
+        return np.stack(found, axis=1) if found else np.zeros((n, 0, classes))
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Scores f64[q, kinds_, K] of other rows f32[q, F], from all training rows."""
+        return np.stack([part.apply(x) for part in self._parts], axis=1) if self._parts else np.zeros((len(x), 0, 0))
+
+    def shares(self, x: np.ndarray) -> np.ndarray:
+        """How much of each kind's scores a row has from each column: f64[q, kinds_, F], sums 1."""
+        return np.stack([part.shares(x) for part in self._parts], axis=1)
+
+
+class _Part:
+    """One regression with the rows it was fitted to."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def fit_transform(self, x, y, cardinality, rng) -> np.ndarray | None:
+        n = len(y)
+        self._ridge = LinearRidge() if self.kind == "linear" else KernelRidge(int(rng.randint(2**31)))
+        keys = row_keys(x, rng)
+        part = spread_over_folds(keys, y, -(-n // self._ridge.most_rows))
+        order = np.lexsort([y, keys])  # so that what is drawn among the rows does not depend on theirs
+        used = order[part[order] == 0]
+        self._effects = Effects(x[used], cardinality, rng)
+        d = self._effects(x[used])
+        if not d.any():
+            return None
+        target = (y[used, None] == np.arange(y.max() + 1)).astype(np.float64)
+        fold = spread_over_folds(keys[used], y[used], _FOLDS)
+        scores = self._ridge.fit(d, target, fold)
+        if not _says_something(scores, target, fold):
+            return None
+        self._scale = scores.std()  # all by the same number, so that sums of scores stay sums
+        out = np.empty((n, scores.shape[1]))
+        out[used] = scores / self._scale
+        rest = part != 0
+        if rest.any():
+            out[rest] = self.apply(x[rest])
+        return out
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        chunks = [x[start : start + 4096] for start in range(0, len(x), 4096)]
+        return np.concatenate([self._ridge.apply(self._effects(part)) for part in chunks]) / self._scale
+
+    def shares(self, x: np.ndarray) -> np.ndarray:
+        moved = self._effects.by_column(self._ridge.contributions(self._effects(x)), x.shape[1])
+        sums = moved.sum(1, keepdims=True)
+        return np.where(sums > 0, moved / np.where(sums > 0, sums, 1), 1 / x.shape[1])
+
+
+def _says_something(scores: np.ndarray, target: np.ndarray, fold: np.ndarray) -> bool:
+    """Whether scores f64[n, K] bring squared errors below those of the class shares of the other folds, by a standard
+    error: the best of several penalties looks a little better by chance, and scores that only seem to say something
+    mislead."""
+    surprise = np.empty_like(target)
+    for k in np.unique(fold):
+        surprise[fold == k] = target[fold == k] - target[fold != k].mean(0)
+    gain = (surprise**2 - (surprise - scores) ** 2).sum(1)
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def scores_of_symbols(scores: np.ndarray, symbol: np.ndarray, n_symbols: int) -> np.ndarray:
+    """Scores f64[n, kinds, K] of classes as columns f32[n, kinds * S] for a member that tells ``n_symbols`` apart
+    (``symbol`` i64[K]).
+
+    A symbol's score is the sum of those of its classes, which is what regressing its own indicator would give. Of two
+    symbols only the second has a column: the first's is its negative.
+    """
+    if not scores.shape[1]:
+        return np.zeros((len(scores), 0), np.float32)
+    merged = np.stack([scores[..., symbol == s].sum(-1) for s in range(n_symbols)], axis=-1)
+    kept = merged[..., 1:] if n_symbols == 2 else merged
+    return kept.reshape(len(scores), kept.shape[1] * kept.shape[2]).astype(np.float32)

@@ -1,0 +1,293 @@
+"""Cross-fitted ridge scores: against scikit-learn, what they must not know, when they stay out, what members see."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, ridge_scores
+from priorax.models.effects import Effects
+from priorax.models.ensemble import Limits, plan_members
+from priorax.models.folds import row_keys, spread_over_folds
+from priorax.models.inference import get_engine
+from priorax.models.kernel_ridge import KernelRidge
+from priorax.models.linear_ridge import LinearRidge
+from priorax.models.ridge_scores import KINDS, LEAST_ROWS, RidgeScores, scores_of_symbols
+from sklearn import kernel_ridge as reference
+from sklearn.base import clone
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.metrics import roc_auc_score
+
+
+def _sums(n, columns, classes, seed, noise=0.5):
+    """x f32[n, columns] and y, the class by a sum of as many faint effects."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, columns)).astype(np.float32)
+    score = x @ rng.choice([-1, 1], columns) / np.sqrt(columns) + noise * rng.normal(size=n)
+    return x, np.digitize(score, np.quantile(score, np.arange(1, classes) / classes))
+
+
+def _problem(n, columns, classes, seed):
+    """What a regression is fitted to: centred rows, indicators, folds."""
+    x, y = _sums(n, columns, classes, seed)
+    target = (y[:, None] == np.arange(classes)).astype(np.float64)
+    return x.astype(np.float64) - x.mean(0), target, spread_over_folds(row_keys(x, np.random.RandomState(0)), y, 10)
+
+
+def _ridge(kind):
+    return LinearRidge() if kind == "linear" else KernelRidge(0)
+
+
+@pytest.mark.parametrize("columns", [6, 150])  # fewer and more columns than rows
+@pytest.mark.parametrize("classes", [2, 4])
+def test_linear_scores_against_scikit_learn(columns, classes):
+    d, target, fold = _problem(120, columns, classes, 1)
+    ridge = LinearRidge()
+    scores = ridge.fit(d, target, fold)
+    chosen = RidgeCV(alphas=linear_ridge._PENALTIES * len(d)).fit(d, target)
+    np.testing.assert_allclose(ridge.weights, chosen.coef_.T, rtol=1e-6, atol=1e-9)
+    for k in range(10):
+        out = fold == k
+        wanted = d[out] @ Ridge(alpha=chosen.alpha_).fit(d[~out], target[~out]).coef_.T
+        np.testing.assert_allclose(scores[out], wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_kernel_scores_against_scikit_learn(classes, monkeypatch):
+    """Without stretching: every fold's scores, found there by leaving its rows out, and those of other rows."""
+    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
+    d, target, fold = _problem(120, 6, classes, 2)
+    ridge = _ridge("kernel")
+    scores = ridge.fit(d, target, fold)
+
+    def wanted(rows, at):
+        between = np.linalg.norm(d[rows][:, None] - d[rows], axis=2)
+        gamma = 1 / np.median(between[np.triu_indices(rows.sum(), 1)])
+        kernel = lambda a, b: np.exp(-gamma * np.linalg.norm(a - b))
+        fitted = reference.KernelRidge(alpha=ridge.penalty, kernel=kernel).fit(d[rows], target[rows] - target[rows].mean(0))
+        return fitted.predict(at)
+
+    for k in (0, 7):
+        np.testing.assert_allclose(scores[fold == k], wanted(fold != k, d[fold == k]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(ridge.apply(d[:9] + 0.1), wanted(fold >= 0, d[:9] + 0.1), rtol=1e-5, atol=1e-7)
+
+
+def test_slopes_are_derivatives():
+    d, target, fold = _problem(90, 4, 3, 3)
+    ridge = _ridge("kernel")
+    ridge.fit(d, target, fold)
+    at, step = np.random.default_rng(0).normal(size=(5, 4)), 1e-5
+    moves = [ridge.apply(at + step * side) - ridge.apply(at - step * side) for side in np.eye(4)]
+    wanted = np.stack([np.abs(move).sum(1) / (2 * step) for move in moves], axis=1)
+    np.testing.assert_allclose(ridge.contributions(at), wanted, rtol=1e-4, atol=1e-8)
+
+
+def test_columns_that_matter_are_stretched():
+    """XOR of two columns among eight: no column says anything alone, and distances over ten columns little."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(900, 10)).astype(np.float32)
+    y = ((x[:, 3] > 0) ^ (x[:, 8] > 0)).astype(int)
+    scores = RidgeScores(("kernel",), 0)
+    scores.fit_transform(x[:500], y[:500], np.zeros(10, int))
+    found = roc_auc_score(y[500:], scores.apply(x[500:])[:, 0, 1])
+    stretch = scores._parts[0]._ridge._fit._stretch
+    assert set(np.argsort(-stretch)[:2]) == {3, 8} and stretch[[3, 8]].min() > 1.5 * np.sort(stretch)[-3]
+    assert found > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_does_not_know_its_label(kind, monkeypatch):
+    for module in (linear_ridge, kernel_ridge):
+        monkeypatch.setattr(module, "_PENALTIES", np.array([0.01]))
+    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    d, target, fold = _problem(100, 5, 2, 5)
+    before = _ridge(kind).fit(d, target, fold)
+    for row in range(0, 100, 17):
+        other = target.copy()
+        other[row] = 1 - other[row]
+        after = _ridge(kind).fit(d, other, fold)
+        same = fold == fold[row]
+        np.testing.assert_allclose(after[same], before[same], atol=1e-6)
+        assert np.abs(after[~same] - before[~same]).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_rows_and_others_have_scores_of_the_same_kind(kind, monkeypatch):
+    """Were labels to leak, training rows would be told apart better than rows to predict. (Also where they say little:
+    choosing the tables in which they seem to say something would choose the lucky ones.)"""
+    monkeypatch.setattr(ridge_scores, "_says_something", lambda scores, target, fold: True)
+    inside, outside = [], []
+    for seed in range(20):
+        x, y = _sums(400, 20, 2, 100 + seed, noise=2.0)
+        scores = RidgeScores((kind,), seed)
+        own = scores.fit_transform(x[:200], y[:200], np.zeros(20, int))
+        inside.append(roc_auc_score(y[:200], own[:, 0, 1]))
+        outside.append(roc_auc_score(y[200:], scores.apply(x[200:])[:, 0, 1]))
+    assert abs(np.mean(inside) - np.mean(outside)) < 0.03, (np.mean(inside), np.mean(outside))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_scores_where_columns_say_nothing(kind):
+    kept = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(100, 12)).astype(np.float32), rng.integers(0, 2, 100)
+        kept += RidgeScores((kind,), seed).fit_transform(x, y, np.zeros(12, int)).shape[1] > 0
+    assert kept <= 18  # a standard error is exceeded by chance in one of six; more than 18 of 60 in one of a thousand
+
+
+def test_no_scores_for_few_rows_or_one_class_or_unknown_levels_or_when_not_wanted():
+    x, y = _sums(LEAST_ROWS, 3, 2, 3, noise=0.1)
+    numbers = np.zeros(3, int)
+    assert RidgeScores(KINDS, 0).fit_transform(x, y, numbers).shape == (LEAST_ROWS, 2, 2)
+    names = np.arange(LEAST_ROWS, dtype=np.float32)[:, None]  # one row a level: no effect can be learned
+    for kinds, table, label, levels in (
+        (KINDS, x[1:], y[1:], numbers), (KINDS, x, 0 * y, numbers), ((), x, y, numbers), (KINDS, names, y, np.array([LEAST_ROWS])),
+    ):  # fmt: skip
+        scores = RidgeScores(kinds, 0)
+        found = scores.fit_transform(table, label, levels)
+        assert scores.kinds_ == () and found.shape == (len(table), 0, label.max() + 1)
+        assert scores_of_symbols(scores.apply(table), np.arange(2), 2).shape == (len(table), 0)
+
+
+def test_order_of_rows_and_scale_of_columns_change_nothing():
+    x, y = _sums(700, 5, 3, 12)
+    order = np.random.default_rng(0).permutation(700)
+    scores, other = RidgeScores(KINDS, 0), RidgeScores(KINDS, 0)
+    own = scores.fit_transform(x, y, np.zeros(5, int))
+    np.testing.assert_allclose(other.fit_transform(8 * x[order] + 1, y[order], np.zeros(5, int)), own[order], atol=1e-4)
+    np.testing.assert_allclose(other.apply(8 * x[:9] + 1), scores.apply(x[:9]), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_symbol_has_the_score_of_its_classes_together(kind, monkeypatch):
+    for module in (linear_ridge, kernel_ridge):
+        monkeypatch.setattr(module, "_PENALTIES", np.array([0.01]))
+    monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
+    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    symbol = np.array([0, 1, 1, 2, 1])
+    d, target, fold = _problem(300, 4, 5, 4)
+    apart = _ridge(kind).fit(d, target, fold)[:, None]
+    together = _ridge(kind).fit(d, target @ np.eye(3)[symbol], fold)
+    np.testing.assert_allclose(scores_of_symbols(apart, symbol, 3), together, rtol=1e-5, atol=1e-7)
+    two = scores_of_symbols(apart, np.array([0, 1, 1, 0, 1]), 2)
+    assert two.shape == (300, 1) and two.dtype == np.float32
+    np.testing.assert_allclose(two[:, 0], apart[:, 0, [1, 2, 4]].sum(1), rtol=1e-5, atol=1e-7)
+
+
+def test_effects_of_gaps_levels_rare_values_and_outliers():
+    rng = np.random.default_rng(5)
+    n = 600
+    numbers = np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n))
+    numbers[np.flatnonzero(~np.isnan(numbers))[0]] = 1e5  # an outlier alone would set the scale
+    level, rare = rng.integers(0, 6, n).astype(float), (rng.random(n) < 0.008).astype(float)
+    level[:5], level[5] = np.nan, 6  # a level with one row
+    x = np.stack([numbers, level, rare, np.full(n, np.nan)], 1).astype(np.float32)
+    effects = Effects(x, np.array([0, 7, 0, 0]), np.random.RandomState(0))
+    d = effects(x)
+    assert np.isfinite(d).all() and np.abs(d.mean(0)).max() < 1e-9
+    assert effects.column.tolist() == [0, 2, 3, 0, 1, 1, 1, 1, 1, 1]
+    assert 0.5 < d[:, 0].std() < 2 and d[:, 1].std() == pytest.approx(1)  # a value that a hundredth of the rows have counts
+    assert (d[:, 2] == 0).all()  # never known
+    np.testing.assert_allclose(d[:, 3] + np.isnan(numbers).mean(), np.isnan(numbers))
+    of = lambda *row: effects(np.array([row], np.float32))[0]
+    nan = np.nan
+    np.testing.assert_array_equal(of(1e5, 1, 0, nan), of(50, 1, 0, 3))  # beyond the winsorised range nothing changes
+    np.testing.assert_array_equal(of(0, 77, 0, nan), of(0, nan, 0, nan))  # unseen is missing
+    np.testing.assert_array_equal(of(0, 6, 0, nan), of(0, nan, 0, nan))  # one row is not enough
+    assert effects.by_column(np.ones((2, 10)), 4).tolist() == [[2, 6, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_tables_are_fitted_to_a_part(kind, monkeypatch):
+    from priorax.models import effects
+
+    monkeypatch.setattr(LinearRidge, "most_rows", 300)
+    monkeypatch.setattr(KernelRidge, "most_rows", 300)
+    monkeypatch.setattr(effects, "MOST_EFFECTS", 30)
+    x, y = _sums(2000, 40, 3, 6)
+    scores = RidgeScores((kind,), 0)
+    own = scores.fit_transform(x, y, np.zeros(40, int))
+    assert own.shape == (2000, 1, 3) and len(scores._parts[0]._effects.column) == 30
+    p = np.exp(own[:, 0])
+    assert roc_auc_score(y, p / p.sum(1, keepdims=True), multi_class="ovr") > 0.68
+    # Rows that were not fitted have the scores of rows to predict.
+    assert np.isclose(own, scores.apply(x), atol=1e-9).all((1, 2)).sum() >= 1600
+    np.testing.assert_array_equal(own, RidgeScores((kind,), 0).fit_transform(x, y, np.zeros(40, int)))
+
+
+@pytest.mark.parametrize(("columns", "classes"), [(9, 2), (9, 3), (120, 3), (9, 14)])
+def test_members_see_their_columns_then_the_scores_of_their_symbols(columns, classes, tiny_weights):
+    x, y = _sums(300, columns, classes, 7)
+    with pytest.warns() if columns > 100 or classes > 10 else contextlib.nullcontext():
+        model = PFNClassifier(weights=tiny_weights, n_estimators=4).fit(x[:200], y[:200])
+    assert "linear" in model._ridge.kinds_
+    contexts = model._contexts(get_engine(tiny_weights))
+    views = model._views(model._encode(x[200:]))
+    outside = model._ridge.apply(model._encode(x[200:]))
+    for m, member in enumerate(model.members_):
+        f = len(member.columns)
+        width = member.scored * len(model._ridge.kinds_) * (1 if member.n_symbols == 2 else member.n_symbols)
+        assert contexts.n_features[m] == f + width and f <= 100
+        np.testing.assert_array_equal(contexts.x[m, :, :f], model._x[:, member.columns])
+        for table, scores in ((contexts.x[m, :, f : f + width], model._scores), (views(m, slice(0, 100))[:, f:], outside)):
+            if member.scored:
+                np.testing.assert_array_equal(table, scores_of_symbols(scores, member.symbol, member.n_symbols))
+        assert not contexts.categorical[m, f:].any()
+    proba = model.predict_proba(x[200:])
+    np.testing.assert_allclose(proba.sum(1), 1)
+    np.testing.assert_allclose(model.predict_proba(x[200:201]), proba[:1], atol=1e-5)  # 14 classes: solved to 1e-5
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x[200:]), proba)
+
+
+@pytest.mark.parametrize(("columns", "classes"), [(30, 3), (150, 3), (30, 15)])
+def test_a_quarter_of_the_members_sees_the_table_alone(columns, classes):
+    """Whole groups of members that see all columns and classes only together."""
+    limits = Limits(rows=1000, columns=100, classes=10)
+    members, _ = plan_members(8, np.arange(60) % classes, columns, limits, np.random.RandomState(0))
+    assert members[0].scored and sum(not m.scored for m in members) == len(members) // 4
+    for scored in (True, False):
+        own = [m for m in members if m.scored == scored]
+        assert set(np.concatenate([m.columns for m in own])) == set(range(columns))
+        assert np.any([m.own for m in own], axis=0).all()
+
+
+def test_switched_off_members_see_the_table_alone(tiny_weights):
+    x, y = _sums(200, 5, 2, 8)
+    model = PFNClassifier(weights=tiny_weights, ridge_scores=()).fit(x, y)
+    contexts = model._contexts(get_engine(tiny_weights))
+    assert contexts.x.shape[-1] == 5 and (contexts.n_features == 5).all()
+    assert clone(model).ridge_scores == ()
+    with_scores = PFNClassifier(weights=tiny_weights).fit(x, y)
+    assert with_scores.estimate_memory()["one_member"] >= model.estimate_memory()["one_member"]
+    assert np.abs(with_scores.predict_proba(x) - model.predict_proba(x)).max() > 1e-4
+
+
+def test_sums_of_faint_effects_are_read():
+    """What they are for: without them the network that ships is far behind a linear model on such tables."""
+    with_scores, without = [], []
+    for seed in range(4):
+        x, y = _sums(700, 30, 2, 200 + seed)
+        for found, kinds in ((with_scores, KINDS), (without, ())):
+            model = PFNClassifier(1, ridge_scores=kinds).fit(x[:400], y[:400])
+            found.append(roc_auc_score(y[400:], model.predict_proba(x[400:])[:, 1]))
+    assert np.mean(with_scores) > np.mean(without) + 0.02, (with_scores, without)
+
+
+def test_attention_to_a_score_is_attention_to_its_columns(tiny_weights):
+    x, y = _sums(200, 6, 3, 9)
+    table = pd.DataFrame(x, columns=list("abcdef")).assign(text=np.where(y > 0, "hi", "lo"), never=1.0)
+    model = PFNClassifier(weights=tiny_weights, n_estimators=2).fit(table, y)
+    assert model._ridge.kinds_ == KINDS
+    shares = model._ridge.shares(model._encode(table[:40]))
+    assert shares.shape == (40, 2, 7)
+    np.testing.assert_allclose(shares.sum(2), 1)
+    assert (shares.mean(0).argmax(1) == 6).all()  # the text says most
+    found = explain.attention(model, table[:40])
+    assert found.values.shape == (40, 8)
+    np.testing.assert_allclose(found.values.sum(1), 1)
+    assert (found.values[:, 7] == 0).all() and (found.values[:, :7] > 0).all()
