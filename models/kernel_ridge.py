@@ -8,6 +8,8 @@ machine learning models", Science 383): the weight of a column is the mean squar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 MOST_ROWS = 1_000
@@ -16,6 +18,7 @@ _PENALTIES = np.logspace(-3, 2, 11)
 _WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, in median distances
 _WIDTH_ROWS = 500  # rows the width is chosen on
 _SLOPE_ROWS = 300  # rows at which slopes are taken
+_SLOPE_DIRECTIONS = 20  # and in the space of classes, where there are more, directions in which scores differ most
 _LEAST_WEIGHT = 1e-3  # of a column, in those of a column of mean importance
 _CHUNK = 2048
 
@@ -95,22 +98,27 @@ class _Fit:
     def slopes(self, d: np.ndarray) -> np.ndarray:
         """f64[q, P], absolute derivatives of the scores along the effects, summed over the classes."""
         found = _slopes(d * self._stretch, self._rows, self._coefficients, self._scale)
-        return np.abs(found).sum(0) * self._stretch
+        return sum(np.abs(slope) for slope in found) * self._stretch
 
 
 def _stretch(d: np.ndarray, coefficients: np.ndarray, scale: float, rng: np.random.RandomState) -> np.ndarray:
     """f64[P], what to multiply the effects of rows d with, given a first fit to them."""
     some = rng.permutation(len(d))[:_SLOPE_ROWS]
-    squares = (_slopes(d[some], d, coefficients, scale) ** 2).sum(0).mean(0)
+    if coefficients.shape[1] > _SLOPE_DIRECTIONS:  # squares summed over classes are squares summed over directions
+        left, sizes, _ = np.linalg.svd(coefficients, full_matrices=False)
+        coefficients = (left * sizes)[:, :_SLOPE_DIRECTIONS]
+    squares = sum((slope**2).mean(0) for slope in _slopes(d[some], d, coefficients, scale))
     return np.sqrt(squares / squares.mean() + _LEAST_WEIGHT) if squares.any() else np.ones(d.shape[1])
 
 
-def _slopes(at: np.ndarray, rows: np.ndarray, coefficients: np.ndarray, scale: float) -> np.ndarray:
-    """Derivatives f64[K, q, P] of ``sum over i of c_i exp(-|x - x_i| / scale)`` at rows ``at`` f64[q, P]."""
+def _slopes(at: np.ndarray, rows: np.ndarray, coefficients: np.ndarray, scale: float) -> Iterator[np.ndarray]:
+    """For every column c of the coefficients f64[n, K] the derivatives f64[q, P] of ``sum over i of c_i
+    exp(-|x - x_i| / scale)`` at rows ``at`` f64[q, P]."""
     r = np.maximum(_distances(at, rows) / scale, 1e-3)  # at a training row itself the kernel has no derivative
     steep = np.exp(-r) / (r * scale**2)
-    pulls = (steep * c for c in coefficients.T)
-    return np.stack([pull @ rows - pull.sum(1, keepdims=True) * at for pull in pulls])
+    for c in coefficients.T:
+        pull = steep * c
+        yield pull @ rows - pull.sum(1, keepdims=True) * at
 
 
 def _distances(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
@@ -121,8 +129,11 @@ def _distances(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
 
 
 def _unit(distances: np.ndarray) -> float:
-    """The median distance between two different rows."""
-    return float(np.median(distances[np.triu_indices(len(distances), 1)])) + 1e-9
+    """The median distance between two rows that are not the same."""
+    between = distances[np.triu_indices(len(distances), 1)]
+    if not between.any():  # without the rows of a fold nothing may be left that varies
+        return 1.0
+    return float(np.median(between[between > 1e-6 * between.max()]))
 
 
 def _solve(distances: np.ndarray, scale: float, centred: np.ndarray) -> tuple[np.ndarray, float, float]:

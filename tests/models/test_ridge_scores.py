@@ -86,6 +86,26 @@ def test_slopes_are_derivatives():
     np.testing.assert_allclose(ridge.contributions(at), wanted, rtol=1e-4, atol=1e-8)
 
 
+def test_many_classes_are_stretched_by_few_directions():
+    d, target, _ = _problem(200, 5, 2, 11)
+    both = np.concatenate([target, np.random.default_rng(0).normal(size=(200, 1))], 1) @ np.random.default_rng(1).normal(size=(3, 60))
+    found = [kernel_ridge._stretch(d, c, 1.0, np.random.RandomState(0)) for c in (both, np.linalg.svd(both)[0][:, :3] * np.linalg.svd(both)[1][:3])]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_rows_that_are_mostly_the_same():
+    x = np.zeros((300, 3), np.float32)
+    x[:40] = np.random.default_rng(0).normal(size=(40, 3))
+    y = (x.sum(1) > 0).astype(int)
+    scores = RidgeScores(("kernel",), 0)
+    own = scores.fit_transform(x, y, np.zeros(3, int))
+    assert scores.kinds_ and np.isfinite(own).all() and np.isfinite(scores.shares(x)).all()
+    assert roc_auc_score(y[:40], own[:40, 0, 1]) > 0.9
+    d = np.zeros((60, 2))
+    d[7] = 1.0
+    assert np.isfinite(KernelRidge(0).fit(d, np.eye(2)[np.arange(60) % 2], np.arange(60) // 6)).all()
+
+
 def test_columns_that_matter_are_stretched():
     """XOR of two columns among eight: no column says anything alone, and distances over ten columns little."""
     rng = np.random.default_rng(4)
