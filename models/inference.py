@@ -25,7 +25,7 @@ from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
 
 QUERY_BUCKETS = (32, 128, 512)
-COLUMN_BUCKETS = (8, 16, 24, 32, 48, 64, 88, 120)
+COLUMN_BUCKETS = (8, 16, 24, 32, 48, 64, 88, 104, 120)
 CPU_BUDGET = 2 << 30  # bytes one program may use on CPU before members are run one after the other
 CACHE_BUDGET = 1 << 30  # bytes of encoded context an estimator keeps between two calls of predict
 

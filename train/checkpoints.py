@@ -62,6 +62,9 @@ def save_checkpoint(folder: Path, state: TrainState, meta: dict[str, Any], keep:
     try:
         with _orbax() as checkpointer:
             checkpointer.save(temporary.absolute() / "state", arrays)
+        # Orbax's mark of a finished write holds the path it was written to, which is nobody's business once a state is
+        # packed and handed on; here the manifest is that mark.
+        (temporary / "state" / "commit_success.txt").unlink(missing_ok=True)
         files = {str(p.relative_to(temporary)): sha256_of(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
         manifest = {"format": 1, "meta": meta, "files": files}
         manifest["sha256"] = _seal(manifest)

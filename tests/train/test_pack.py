@@ -23,6 +23,11 @@ def test_parts_are_small_and_the_same_every_time(packed, finished, tmp_path):
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files]
 
 
+def test_no_folder_of_the_machine_is_packed(packed, finished):
+    together = b"".join(p.read_bytes() for p in packed[1])
+    assert str(finished[0].parent).encode() not in together
+
+
 def test_an_unpacked_run_is_the_run(packed, finished, toy, tmp_path):
     run = unpack(packed[0], tmp_path / "run")
     like = init_state(toy.RECIPE, 0, 24)
