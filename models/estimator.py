@@ -46,7 +46,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         Members of the ensemble; they differ in the order of columns and class labels. 1 is fastest.
     categorical_features : "from_dtype", None, or array-like of bool, int or str, default="from_dtype"
         Numeric columns that hold categories, as in HistGradientBoostingClassifier. Text is always categorical.
-    softmax_temperature : float, default=0.8
+    softmax_temperature : float, default=0.9
         Logits are divided by it; below 1 sharpens the probabilities.
     numeric_transforms : tuple of {"none", "quantile", "power"}, default=("none",)
         Value transforms of numeric columns; member m uses the m-th, cyclically.
@@ -99,7 +99,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         n_estimators: int = 4,
         *,
         categorical_features: Any = "from_dtype",
-        softmax_temperature: float = 0.8,
+        softmax_temperature: float = 0.9,
         numeric_transforms: tuple[str, ...] = ("none",),
         category_encodings: tuple[str, ...] = ("codes", "target"),
         ridge_scores: tuple[str, ...] = ("linear", "kernel"),
