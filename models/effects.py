@@ -40,14 +40,19 @@ class Effects:
         numbers = np.clip(filled, self._low, self._high)
         self._center, spread = (f(numbers, axis=0) if filled.size else np.zeros(0) for f in (np.nanmean, np.nanstd))
         self._scale = np.where(spread > 0, spread, 1.0)
-        self._levels = [(j, _levels(x[:, j])) for j in np.flatnonzero(cardinality)]
+        levels = [(j, _levels(x[:, j])) for j in np.flatnonzero(cardinality)]
         column = np.concatenate([
-            self._numeric, self._numeric[self._gaps], *[np.full(len(levels), j) for j, levels in self._levels],
+            self._numeric, self._numeric[self._gaps], *[np.full(len(codes), j) for j, codes in levels],
         ]).astype(np.int64)  # fmt: skip
-        self._kept = None
+        kept = np.ones(len(column), bool)
         if len(column) > MOST_EFFECTS:
-            self._kept = np.sort(rng.choice(len(column), MOST_EFFECTS, replace=False))
-            column = column[self._kept]
+            kept[:] = False
+            kept[rng.choice(len(column), MOST_EFFECTS, replace=False)] = True
+        ends = np.cumsum([len(self._numeric), len(self._gaps), *[len(codes) for _, codes in levels]])[:-1]
+        self._numbers_kept, gaps_kept, *levels_kept = np.split(kept, ends)
+        self._gaps = self._gaps[gaps_kept]
+        self._levels = [(j, codes[part]) for (j, codes), part in zip(levels, levels_kept, strict=True)]
+        column = column[kept]
         self.column = column
         self._mean = np.zeros(len(column))
         self._mean = self(x).mean(0)
@@ -57,10 +62,11 @@ class Effects:
         numbers = x[:, self._numeric].astype(np.float64)
         missing = np.isnan(numbers)
         z = (np.clip(np.where(missing, self._center, numbers), self._low, self._high) - self._center) / self._scale
-        parts = [z, missing[:, self._gaps]]
+        parts = [z[:, self._numbers_kept], missing[:, self._gaps]]
         parts += [x[:, j, None] == levels for j, levels in self._levels]
         out = np.concatenate([part.astype(np.float64) for part in parts], axis=1)
-        return (out if self._kept is None else out[:, self._kept]) - self._mean
+        out -= self._mean
+        return out
 
     def by_column(self, amounts: np.ndarray, columns: int) -> np.ndarray:
         """Sums f64[n, columns] over the effects of each column of the table, of amounts f64[n, P]."""

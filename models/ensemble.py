@@ -21,7 +21,8 @@ from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 
 TRANSFORMS = ("none", "quantile", "power")
 UNSCORED = 4
-"""Every so manieth member sees no ridge scores: an ensemble is better calibrated where one of its members has only the table."""
+"""Every so manieth member sees no ridge scores: an ensemble is better calibrated where one of its members has only the table.
+Where several members cover columns or classes together, it is every so manieth such group."""
 _EM_STEPS, _EM_TOLERANCE = 300, 1e-5
 
 

@@ -55,8 +55,9 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         about the class (target statistics, cross-fitted). Used in turn by members or, where it takes several members to
         cover the columns or the classes once, by such groups of members.
     ridge_scores : tuple of {"linear", "kernel"}, default=("linear", "kernel")
-        Regressions whose scores of the classes members see beside the columns, three of every four members (cross-fitted, from
-        50 training rows on: `priorax.models.ridge_scores`); () for none: the network alone.
+        Regressions whose scores of the classes members see beside the columns (cross-fitted, from 50 training rows on:
+        `priorax.models.ridge_scores`); every fourth member (or group that covers the columns or classes together) sees none.
+        () for none at all: the network alone.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
@@ -122,7 +123,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> PFNClassifier:
-        """Stores the training rows and plans the members.
+        """Stores the training rows, plans the members and fits what they see beside the table; the network runs later.
 
         Parameters
         ----------
@@ -171,7 +172,8 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
             kind: levels.fit_transform(self._x, codes, self._encoder.cardinality_) for kind, levels in self._levels.items()
         }
         self._ridge = RidgeScores(tuple(self.ridge_scores), int(rng.randint(2**31)))
-        self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_)
+        shown = np.unique(np.concatenate([m.rows for m in self.members_]))
+        self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_, shown)
         if len(self.classes_) > 1:
             check_memory(engine.cfg, *self._context_size())
         self._live = _Live()
@@ -274,7 +276,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         return _scores_for(member, self._scores[:0]).shape[1]
 
     def _session(self) -> Session:
-        """Encodes contexts on first use; not at fit, so that fitting many estimators stays cheap."""
+        """Encodes contexts on first use; not at fit, so that fitting stays cheap beside it."""
         if self._live.session is None:
             engine = get_engine(self.weights)
             if engine.sha256 != self.weights_hash_:
@@ -356,7 +358,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _scores_for(member: Member, scores: np.ndarray) -> np.ndarray:
-    """Columns f32[n, S] that a member has of scores f64[n, kinds, K]; S = 0 where it sees none."""
+    """Columns f32[n, S] that a member has of scores f32[n, kinds, K]; S = 0 where it sees none."""
     return scores_of_symbols(scores if member.scored else scores[:, :0], member.symbol, member.n_symbols)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 def row_keys(x: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     """u64[n], a number for every row f32[n, F]: a random linear hash of the ranks of its values.
 
-    Neither the order of rows nor shift and scale of a column changes it (NaN has the last rank). Sorting by it is drawing
+    Neither the order of rows nor shift and (positive) scale of a column changes it (NaN has the last rank). Sorting by it is drawing
     an order of rows; rows of equal keys hold the same values and are interchangeable.
     """
     key = np.zeros(len(x), np.uint64)
@@ -30,3 +30,14 @@ def spread_over_folds(keys: np.ndarray, y: np.ndarray, folds: int) -> np.ndarray
     fold = np.empty(len(y), dtype=np.int64)
     fold[np.lexsort([keys, y])] = np.arange(len(y)) % folds
     return fold
+
+
+def stratified_part(keys: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """Row numbers i64[size], in the order of their keys: of every class its share, to a row. All rows where there are no more."""
+    n = len(y)
+    if n <= size:
+        return np.lexsort([y, keys])
+    place = np.empty(n, dtype=np.int64)
+    place[np.lexsort([keys, y])] = np.arange(n)
+    rows = np.flatnonzero((place + 1) * size // n > place * size // n)
+    return rows[np.lexsort([y[rows], keys[rows]])]

@@ -36,8 +36,8 @@ class KernelRidge:
         self._seed = seed
 
     def fit(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.ndarray:
-        """Scores of training rows, each from the folds it is not in: neither the values nor the importance of columns in a
-        row's scores know its label.
+        """Scores of training rows, each from the folds it is not in: neither coefficients nor the importance of columns in a
+        row's scores know its label. (Two numbers are chosen with all labels: width and penalty.)
 
         Args:
           d: f64[n, P], columns of mean 0, not all of them 0.

@@ -42,7 +42,7 @@ class LinearRidge:
         values, vectors = _directions(gram)
         basis = d @ vectors / np.sqrt(values)  # [n, rank], orthonormal
         along = basis.T @ centred
-        errors = [_left_out(basis, along, centred, penalty * n / (values + penalty * n)).sum() for penalty in _PENALTIES]
+        errors = _left_out(basis, along, centred, [penalty * n / (values + penalty * n) for penalty in _PENALTIES])
         penalty = _PENALTIES[np.argmin(errors)] * n
         scores = np.zeros_like(target)
         for k in np.unique(fold):
@@ -72,13 +72,17 @@ def _directions(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[kept], vectors[:, kept]
 
 
-def _left_out(basis: np.ndarray, along: np.ndarray, centred: np.ndarray, shrinkage: np.ndarray) -> np.ndarray:
-    """Squared errors f64[n, K] of rows predicted without themselves: the ridge's closed form (Golub, Heath and Wahba 1979,
+def _left_out(basis: np.ndarray, along: np.ndarray, centred: np.ndarray, shrinkages: list[np.ndarray]) -> list[float]:
+    """Sums of squared errors of rows predicted without themselves: the ridge's closed form (Golub, Heath and Wahba 1979,
     Technometrics 21, "Generalized cross-validation", section 1).
 
-    Residuals and 1 - leverage are built from what the ridge takes away in each direction (``shrinkage`` f64[r], 0 to 1) and
-    never as differences from nearly the same number: with more columns than rows both are almost 0.
+    Residuals and 1 - leverage are built from what the ridge takes away in each direction (``shrinkages``, f64[r] from 0 to 1)
+    and never as differences from nearly the same number: with more columns than rows both are almost 0.
     """
-    residual = centred - basis @ along + basis @ (along * shrinkage[:, None])
-    outside = np.maximum(1 - 1 / len(basis) - (basis**2).sum(1), 0.0)
-    return (residual / (outside + (basis**2) @ shrinkage)[:, None]) ** 2
+    beyond, squares = centred - basis @ along, basis**2
+    outside = np.maximum(1 - 1 / len(basis) - squares.sum(1), 0.0)
+    errors = []
+    for shrinkage in shrinkages:
+        residual = beyond + basis @ (along * shrinkage[:, None])
+        errors.append(float(((residual / (outside + squares @ shrinkage)[:, None]) ** 2).sum()))
+    return errors

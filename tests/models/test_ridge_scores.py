@@ -11,7 +11,7 @@ import pytest
 from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, ridge_scores
 from priorax.models.effects import Effects
 from priorax.models.ensemble import Limits, plan_members
-from priorax.models.folds import row_keys, spread_over_folds
+from priorax.models.folds import row_keys, spread_over_folds, stratified_part
 from priorax.models.inference import get_engine
 from priorax.models.kernel_ridge import KernelRidge
 from priorax.models.linear_ridge import LinearRidge
@@ -174,7 +174,9 @@ def test_no_scores_for_few_rows_or_one_class_or_unknown_levels_or_when_not_wante
         assert scores_of_symbols(scores.apply(table), np.arange(2), 2).shape == (len(table), 0)
 
 
-def test_order_of_rows_and_scale_of_columns_change_nothing():
+@pytest.mark.parametrize("most", [1000, 400])
+def test_order_of_rows_and_scale_of_columns_change_nothing(most, monkeypatch):
+    monkeypatch.setattr(KernelRidge, "most_rows", most)
     x, y = _sums(700, 5, 3, 12)
     order = np.random.default_rng(0).permutation(700)
     scores, other = RidgeScores(KINDS, 0), RidgeScores(KINDS, 0)
@@ -235,9 +237,43 @@ def test_large_tables_are_fitted_to_a_part(kind, monkeypatch):
     assert own.shape == (2000, 1, 3) and len(scores._parts[0]._effects.column) == 30
     p = np.exp(own[:, 0])
     assert roc_auc_score(y, p / p.sum(1, keepdims=True), multi_class="ovr") > 0.68
-    # Rows that were not fitted have the scores of rows to predict.
-    assert np.isclose(own, scores.apply(x), atol=1e-9).all((1, 2)).sum() >= 1600
+    # Exactly 300 rows are fitted to; the others have the scores of rows to predict.
+    assert (~np.isclose(own, scores.apply(x), atol=1e-6).all((1, 2))).sum() == 300
     np.testing.assert_array_equal(own, RidgeScores((kind,), 0).fit_transform(x, y, np.zeros(40, int)))
+
+
+def test_the_part_fitted_to_is_stratified_and_as_large_as_allowed():
+    rng = np.random.default_rng(13)
+    y = np.repeat([0, 1, 2], [900, 90, 11])
+    x = rng.normal(size=(1001, 2)).astype(np.float32)
+    for size in (1000, 300, 2000):
+        rows = stratified_part(row_keys(x, np.random.RandomState(0)), y, size)
+        assert len(np.unique(rows)) == len(rows) == min(size, 1001)
+        np.testing.assert_allclose(np.bincount(y[rows]), np.bincount(y) * len(rows) / 1001, atol=1)
+        order = rng.permutation(1001)
+        again = stratified_part(row_keys(x[order], np.random.RandomState(0)), y[order], size)
+        np.testing.assert_array_equal(order[again], rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_of_one_row_has_no_score(kind):
+    """Its row's folds do not know it and all others do, which would give the row away."""
+    for seed in range(12):
+        x = np.random.default_rng(seed).normal(size=(60, 5)).astype(np.float32)
+        assert RidgeScores((kind,), seed).fit_transform(x, np.eye(60, dtype=int)[7], np.zeros(5, int)).shape[1] == 0
+    x, y = _sums(150, 4, 2, 14, noise=0.1)
+    y[3] = 2
+    own = RidgeScores((kind,), 0).fit_transform(x, y, np.zeros(4, int))
+    assert own.shape == (150, 1, 3) and (own[..., 2] == 0).all() and np.abs(own[..., :2]).min(0).max() > 0
+
+
+def test_only_rows_that_are_wanted_are_scored(monkeypatch):
+    monkeypatch.setattr(LinearRidge, "most_rows", 100)
+    x, y = _sums(400, 4, 2, 15)
+    every = RidgeScores(("linear",), 0).fit_transform(x, y, np.zeros(4, int))
+    some = RidgeScores(("linear",), 0).fit_transform(x, y, np.zeros(4, int), np.arange(50))
+    np.testing.assert_array_equal(some[:50], every[:50])
+    assert (some == 0).all((1, 2)).sum() > 200
 
 
 @pytest.mark.parametrize(("columns", "classes"), [(9, 2), (9, 3), (120, 3), (9, 14)])
@@ -257,7 +293,7 @@ def test_members_see_their_columns_then_the_scores_of_their_symbols(columns, cla
         for table, scores in ((contexts.x[m, :, f : f + width], model._scores), (views(m, slice(0, 100))[:, f:], outside)):
             if member.scored:
                 np.testing.assert_array_equal(table, scores_of_symbols(scores, member.symbol, member.n_symbols))
-        assert not contexts.categorical[m, f:].any()
+        assert not contexts.categorical[m, f:].any() and views(m, slice(0, 100)).shape == (100, f + width)
     proba = model.predict_proba(x[200:])
     np.testing.assert_allclose(proba.sum(1), 1)
     np.testing.assert_allclose(model.predict_proba(x[200:201]), proba[:1], atol=1e-5)  # 14 classes: solved to 1e-5
@@ -277,13 +313,13 @@ def test_a_quarter_of_the_members_sees_the_table_alone(columns, classes):
 
 
 def test_switched_off_members_see_the_table_alone(tiny_weights):
-    x, y = _sums(200, 5, 2, 8)
+    x, y = _sums(200, 7, 2, 8)
     model = PFNClassifier(weights=tiny_weights, ridge_scores=()).fit(x, y)
     contexts = model._contexts(get_engine(tiny_weights))
-    assert contexts.x.shape[-1] == 5 and (contexts.n_features == 5).all()
+    assert contexts.x.shape[-1] == 7 and (contexts.n_features == 7).all()
     assert clone(model).ridge_scores == ()
     with_scores = PFNClassifier(weights=tiny_weights).fit(x, y)
-    assert with_scores.estimate_memory()["one_member"] >= model.estimate_memory()["one_member"]
+    assert with_scores.estimate_memory()["one_member"] > model.estimate_memory()["one_member"]
     assert np.abs(with_scores.predict_proba(x) - model.predict_proba(x)).max() > 1e-4
 
 
