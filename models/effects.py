@@ -52,9 +52,8 @@ class Effects:
         self._numbers_kept, gaps_kept, *levels_kept = np.split(kept, ends)
         self._gaps = self._gaps[gaps_kept]
         self._levels = [(j, codes[part]) for (j, codes), part in zip(levels, levels_kept, strict=True)]
-        column = column[kept]
-        self.column = column
-        self._mean = np.zeros(len(column))
+        self.column = column[kept]
+        self._mean = np.zeros(len(self.column))
         self._mean = self(x).mean(0)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

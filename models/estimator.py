@@ -276,7 +276,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         return _scores_for(member, self._scores[:0]).shape[1]
 
     def _session(self) -> Session:
-        """Encodes contexts on first use; not at fit, so that fitting stays cheap beside it."""
+        """Encodes contexts on first use; not at fit, which many tools call without predicting."""
         if self._live.session is None:
             engine = get_engine(self.weights)
             if engine.sha256 != self.weights_hash_:

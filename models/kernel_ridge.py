@@ -1,9 +1,9 @@
 """Kernel ridge regression of class indicators with scores of rows left out: what rows that lie near a row say about it.
 
-The kernel is that of Laplace, ``exp(-|x - z| / s)``, less smooth than Gauss's and better on tables (Beaglehole et al. 2025,
-"xRFM", arXiv 2508.10053). Columns that matter are stretched before distances are taken, by one round of a recursive
-feature machine (Radhakrishnan et al. 2024, "Mechanism for feature learning in neural networks and backpropagation-free
-machine learning models", Science 383): the weight of a column is the mean squared derivative of a first fit along it.
+The kernel is that of Laplace, ``exp(-|x - z| / s)``. Columns that matter are stretched before distances are taken, by one
+round of a recursive feature machine (Radhakrishnan et al. 2024, "Mechanism for feature learning in neural networks and
+backpropagation-free machine learning models", Science 383; for tables Beaglehole et al. 2025, "xRFM", arXiv 2508.10053):
+the weight of a column is the mean squared derivative of a first fit along it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 
 MOST_ROWS = 1_000
-"""Training rows it is fitted to at most; time grows with their third power (a second or two here)."""
+"""Training rows it is fitted to at most; time grows with their third power."""
 _PENALTIES = np.logspace(-3, 2, 11)
 _WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, in median distances
 _WIDTH_ROWS = 500  # rows the width is chosen on
 _SLOPE_ROWS = 300  # rows at which slopes are taken
 _SLOPE_DIRECTIONS = 20  # and in the space of classes, where there are more, directions in which scores differ most
 _LEAST_WEIGHT = 1e-3  # of a column, in those of a column of mean importance
-_CHUNK = 2048
 
 
 class KernelRidge:
@@ -36,25 +35,20 @@ class KernelRidge:
         self._seed = seed
 
     def fit(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.ndarray:
-        """Scores of training rows, each from the folds it is not in: neither coefficients nor the importance of columns in a
-        row's scores know its label. (Two numbers are chosen with all labels: width and penalty.)
+        """Scores of training rows f64[n, K], each from the folds it is not in; arguments as of `LinearRidge.fit`.
 
-        Args:
-          d: f64[n, P], columns of mean 0, not all of them 0.
-          target: f64[n, K], indicators of the classes.
-          fold: i64[n].
-
-        Returns:
-          f64[n, K].
+        Neither coefficients nor the importance of columns in a row's scores know its label. (Two numbers are chosen with
+        all labels: width and penalty.)
         """
-        n = len(d)
-        centred = target - target.mean(0)
         rng = np.random.RandomState(self._seed)
-        some = rng.permutation(n)[:_WIDTH_ROWS]
-        unit = _unit(_distances(d[some]))
-        left_out = {w: _solve(_distances(d[some]), w * unit, centred[some])[1] for w in _WIDTHS}
+        centred = target - target.mean(0)
+        distances = _distances(d)
+        some = rng.permutation(len(d))[:_WIDTH_ROWS]
+        among = distances[np.ix_(some, some)]
+        unit = _unit(among)
+        left_out = {w: _solve(among, w * unit, centred[some])[1] for w in _WIDTHS}
         width = min(left_out, key=left_out.get)
-        inverse, _, _ = _solve(_distances(d), width * unit, centred)
+        inverse, _, _ = _solve(distances, width * unit, centred)
         stretch = _stretch(d, inverse @ centred, width * unit, rng)
         stretched = _distances(d * stretch)
         _, _, self.penalty = _solve(stretched, width * _unit(stretched), centred)
@@ -91,9 +85,7 @@ class _Fit:
 
     def __call__(self, d: np.ndarray) -> np.ndarray:
         """Scores f64[q, K] of rows f64[q, P]."""
-        chunks = [d[start : start + _CHUNK] * self._stretch for start in range(0, len(d), _CHUNK)]
-        kernels = (np.exp(-_distances(part, self._rows) / self._scale) for part in chunks)
-        return np.concatenate([kernel @ self._coefficients for kernel in kernels])
+        return np.exp(-_distances(d * self._stretch, self._rows) / self._scale) @ self._coefficients
 
     def slopes(self, d: np.ndarray) -> np.ndarray:
         """f64[q, P], absolute derivatives of the scores along the effects, summed over the classes."""

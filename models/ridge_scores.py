@@ -2,9 +2,9 @@
 
 A small network reads tables in which every column adds a little to the class (sports results, questionnaires, boards
 of a game) far worse than a linear model does: it would have to weigh dozens of faint effects and add them exactly. And
-it finds near rows, where columns are many, worse than a kernel machine. Both have closed forms (a third of a second for 500
-rows), so their scores of a row become columns beside those of the user, one per class the network tells apart and
-regression. The network decides what to make of them, in context, as with any column.
+it finds rules among noise columns worse than a kernel machine that stretches the columns it depends on. Both have closed
+forms, so their scores of a row become columns beside those of the user, one per class the network tells apart and regression.
+The network decides what to make of them, in context, as with any column.
 
 A training row's scores come from folds it is not in (stacking: Wolpert 1992, "Stacked generalization", Neural Networks 5;
 van der Laan, Polley and Hubbard 2007, "Super learner"), so they are as good as those of rows to predict, and no better.
