@@ -27,6 +27,9 @@ class TaskShape:
         possible context).
       least_context: fewest context rows, when every task is to draw its own number: log-uniform from here to ``context``, so that
         short contexts are as frequent as long ones. None: all have ``context``. All rows are computed as possible context.
+      score_columns: room for ridge scores beside the table's columns (`priorax.models.ridge_scores`), as members of the estimator see
+        them; 0: tables have none. Two regressions have a column each of two classes, and one for every class of more. Needs
+        ``context`` rows that all tables have, at least 50.
       weight: how often this shape is trained on relative to the others that are active.
       start, end: active part of the run, as shares in [0, 1].
     """
@@ -40,6 +43,7 @@ class TaskShape:
     start: float = 0.0
     end: float = 1.0
     least_context: int | None = dataclasses.field(default=None, metadata={"added": True})
+    score_columns: int = dataclasses.field(default=0, metadata={"added": True})
 
     def __post_init__(self) -> None:
         if self.rows < 8:
@@ -57,10 +61,22 @@ class TaskShape:
                 f"shape.least_context is {self.least_context} and shape.context {self.context}; allowed: 4 to context, "
                 "which must be a number"
             )
+        if not 0 <= self.score_columns <= 1000:
+            raise ValueError(f"shape.score_columns is {self.score_columns}; allowed: 0 to 1000")
+        if self.score_columns and (self.fixed_context or 0) < 50:
+            raise ValueError(
+                f"shape.score_columns is {self.score_columns}, which needs shape.context of at least 50 and no shape.least_context; "
+                f"they are {self.context} and {self.least_context}"
+            )
         if not self.weight > 0:
             raise ValueError(f"shape.weight is {self.weight}; it must be above 0")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(f"shape.start and shape.end are {self.start}, {self.end}; allowed: 0 <= start < end <= 1")
+
+    @property
+    def all_columns(self) -> int:
+        """Columns the network has room for."""
+        return self.columns + self.score_columns
 
     @property
     def fixed_context(self) -> int | None:

@@ -8,7 +8,7 @@ MOST_EFFECTS = 1_000
 """Numbers a row becomes at most; of more a random part is kept. Time grows with their third power."""
 MOST_LEVELS = 100
 """Levels of one column that get an indicator, the most frequent; the others share none."""
-_WINSORISED = 0.01  # share of a numeric column at either end that is pulled in: sums and distances are at the mercy of outliers
+WINSORISED = 0.01  # share of a numeric column at either end that is pulled in: sums and distances are at the mercy of outliers
 
 
 class Effects:
@@ -33,7 +33,7 @@ class Effects:
         self._gaps = np.flatnonzero(missing.any(0) & ~missing.all(0))
         # Columns that are always missing in these rows have no quantiles; they become zeros.
         filled = np.where(missing.all(0), 0.0, numbers)
-        ends = [0.0, _WINSORISED, 1 - _WINSORISED, 1.0]
+        ends = [0.0, WINSORISED, 1 - WINSORISED, 1.0]
         least, low, high, most = np.nanquantile(filled, ends, axis=0) if filled.size else np.zeros((4, 0))
         rare = low == high  # nearly all rows have one value: the others are what the column says
         self._low, self._high = np.where(rare, least, low), np.where(rare, most, high)

@@ -14,12 +14,12 @@ import numpy as np
 
 MOST_ROWS = 1_000
 """Training rows it is fitted to at most; time grows with their third power."""
-_PENALTIES = np.logspace(-3, 2, 11)
-_WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, in median distances
+PENALTIES = np.logspace(-3, 2, 11)
+WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, in median distances
 _WIDTH_ROWS = 500  # rows the width is chosen on
 _SLOPE_ROWS = 300  # rows at which slopes are taken
 _SLOPE_DIRECTIONS = 20  # and in the space of classes, where there are more, directions in which scores differ most
-_LEAST_WEIGHT = 1e-3  # of a column, in those of a column of mean importance
+LEAST_WEIGHT = 1e-3  # of a column, in those of a column of mean importance
 
 
 class KernelRidge:
@@ -46,7 +46,7 @@ class KernelRidge:
         some = rng.permutation(len(d))[:_WIDTH_ROWS]
         among = distances[np.ix_(some, some)]
         unit = _unit(among)
-        left_out = {w: _solve(among, w * unit, centred[some])[1] for w in _WIDTHS}
+        left_out = {w: _solve(among, w * unit, centred[some])[1] for w in WIDTHS}
         width = min(left_out, key=left_out.get)
         inverse, _, _ = _solve(distances, width * unit, centred)
         stretch = _stretch(d, inverse @ centred, width * unit, rng)
@@ -100,7 +100,7 @@ def _stretch(d: np.ndarray, coefficients: np.ndarray, scale: float, rng: np.rand
         left, sizes, _ = np.linalg.svd(coefficients, full_matrices=False)
         coefficients = (left * sizes)[:, :_SLOPE_DIRECTIONS]
     squares = sum((slope**2).mean(0) for slope in _slopes(d[some], d, coefficients, scale))
-    return np.sqrt(squares / squares.mean() + _LEAST_WEIGHT) if squares.any() else np.ones(d.shape[1])
+    return np.sqrt(squares / squares.mean() + LEAST_WEIGHT) if squares.any() else np.ones(d.shape[1])
 
 
 def _slopes(at: np.ndarray, rows: np.ndarray, coefficients: np.ndarray, scale: float) -> Iterator[np.ndarray]:
@@ -134,8 +134,8 @@ def _solve(distances: np.ndarray, scale: float, centred: np.ndarray) -> tuple[np
     values = np.maximum(values, 0.0)
     along, squares = vectors.T @ centred, vectors**2
     errors = []
-    for penalty in _PENALTIES:
+    for penalty in PENALTIES:
         inverse = 1 / (values + penalty)
         errors.append((((vectors * inverse) @ along / (squares @ inverse)[:, None]) ** 2).sum())
     best = int(np.argmin(errors))
-    return (vectors / (values + _PENALTIES[best])) @ vectors.T, errors[best], _PENALTIES[best]
+    return (vectors / (values + PENALTIES[best])) @ vectors.T, errors[best], PENALTIES[best]

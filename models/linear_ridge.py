@@ -10,7 +10,7 @@ import numpy as np
 
 MOST_ROWS = 10_000
 """Training rows it is fitted to at most; they fix a few hundred effects well."""
-_PENALTIES = np.logspace(-4, 3, 15)  # per row
+PENALTIES = np.logspace(-4, 3, 15)  # per row
 
 
 class LinearRidge:
@@ -42,8 +42,8 @@ class LinearRidge:
         values, vectors = _directions(gram)
         basis = d @ vectors / np.sqrt(values)  # [n, rank], orthonormal
         along = basis.T @ centred
-        errors = _left_out(basis, along, centred, [penalty * n / (values + penalty * n) for penalty in _PENALTIES])
-        penalty = _PENALTIES[np.argmin(errors)] * n
+        errors = _left_out(basis, along, centred, [penalty * n / (values + penalty * n) for penalty in PENALTIES])
+        penalty = PENALTIES[np.argmin(errors)] * n
         scores = np.zeros_like(target)
         for k in np.unique(fold):
             out = fold == k

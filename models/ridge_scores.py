@@ -24,7 +24,7 @@ from .linear_ridge import LinearRidge
 KINDS = ("linear", "kernel")
 LEAST_ROWS = 50
 """With fewer training rows there are no scores: folds of a handful of rows are noise."""
-_FOLDS = 10
+FOLDS = 10
 _CHUNK = 1024  # rows at a time
 
 
@@ -99,7 +99,7 @@ class _Part:
         if not d.any() or known.sum() < 2:
             return None
         target = (y[used, None] == np.where(known, np.arange(len(known)), -1)).astype(np.float64)
-        fold = spread_over_folds(keys[used], y[used], _FOLDS)
+        fold = spread_over_folds(keys[used], y[used], FOLDS)
         scores = self._ridge.fit(d, target, fold)
         if not _says_something(scores, target, fold):
             return None

@@ -95,6 +95,6 @@ class Pace:
 
     def _costs(self) -> dict[int, float]:
         # Cost per row and token is nearly the same for all shapes, which prices a shape that has not run yet.
-        size = {i: s.tasks * s.rows * (s.columns + 1) for i, s in enumerate(self._shapes)}
+        size = {i: s.tasks * s.rows * (s.all_columns + 1) for i, s in enumerate(self._shapes)}
         per_cell = sum(self._seconds.values()) / sum(size[i] for i in self._seconds)
         return {i: self._seconds.get(i, per_cell * size[i]) for i in size}

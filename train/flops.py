@@ -56,7 +56,7 @@ def training_flops(cfg: ModelConfig, shape: TaskShape) -> int:
 
     A product has two in the backward pass, one per operand; the embedding has one, since nothing below it learns.
     """
-    return 3 * forward_flops(cfg, shape.rows, shape.columns, shape.fixed_context) - _embedding(cfg, shape.rows, shape.columns)
+    return 3 * forward_flops(cfg, shape.rows, shape.all_columns, shape.fixed_context) - _embedding(cfg, shape.rows, shape.all_columns)
 
 
 def _embedding(cfg: ModelConfig, rows: int, columns: int) -> int:
@@ -67,7 +67,7 @@ def _embedding(cfg: ModelConfig, rows: int, columns: int) -> int:
 
 def tokens(shape: TaskShape) -> int:
     """Tokens of one task: its cells and one label a row, padding included, thinking rows not."""
-    return shape.rows * (shape.columns + 1)
+    return shape.rows * (shape.all_columns + 1)
 
 
 def measure_roofline(devices: list[jax.Device], dtype: Any, size: int | None = None, repeats: int = 7) -> float:

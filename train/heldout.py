@@ -22,6 +22,7 @@ from ..priors import compiler_options, make_sampler
 from ..priors.task import TaskBatch
 from .curriculum import table_shape
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
+from .tasks import with_scores
 
 CHUNK = 32
 """Tasks that are sampled together, and measured by one call."""
@@ -49,7 +50,12 @@ class HeldOut:
 def sample_held_out(prior: PriorConfig, shape: TaskShape, tasks: int, seed: int) -> HeldOut:
     """Draws ``tasks`` tasks of a shape, rounded up to whole chunks, from the stream of ``seed``, which no training run
     may use."""
-    sampler = jax.jit(make_sampler(prior, table_shape(shape), CHUNK), compiler_options=compiler_options())
+    draw = make_sampler(prior, table_shape(shape), CHUNK)
+
+    def scored(key: jax.Array, step: jax.Array) -> TaskBatch:
+        return with_scores(draw(key, step), jax.random.fold_in(key, step), shape, prior.sizes.classes)
+
+    sampler = jax.jit(scored, compiler_options=compiler_options())
     key = jax.random.key(seed)
     found = [jax.device_get(sampler(key, jnp.uint32(i))) for i in range(math.ceil(tasks / CHUNK))]
     component, target = (np.concatenate([b.info[name] for b in found]) for name in ("component", "target"))

@@ -31,7 +31,8 @@ from .heldout import other_tasks_held_out
 from .logs import Progress
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import SamplerFactory, idle, kind_of, make_dispatch, mean_of_good, pick_devices, place, put, replicate
+from .step import idle, kind_of, make_dispatch, mean_of_good, pick_devices, place, put, replicate
+from .tasks import SamplerFactory
 from .team import Team
 
 _UNKNOWN_HORIZON = 10**8

@@ -19,16 +19,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.compiling import compiler_options
-from ..priors.task import TableShape, TaskBatch
-from .curriculum import table_shape
+from ..priors.task import TaskBatch
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
 from .optimizer import learning_rate, make_optimizer
 from .state import TrainState
+from .tasks import SamplerFactory, make_tasks
 
 AXIS = "tasks"
 Metrics = dict[str, jax.Array]
-Sampler = Callable[[jax.Array, jax.Array], TaskBatch]
-SamplerFactory = Callable[[Any, TableShape, int], Sampler]
 
 
 def pick_devices(recipe: Recipe) -> list[jax.Device]:
@@ -81,7 +79,7 @@ def make_dispatch(
     optimizer = make_optimizer(recipe.train)
     shards = len(devices)
     local = shape.tasks // shards
-    sampler = sampler_factory(prior, table_shape(shape), local)
+    tasks = make_tasks(prior, shape, local, recipe.model.max_classes, sampler_factory)
     piece = _piece(local, recipe.train.microbatch)
 
     def mean(tree: Any) -> Any:
@@ -119,9 +117,7 @@ def make_dispatch(
 
         def one(state: TrainState, i: jax.Array) -> tuple[TrainState, Metrics]:
             step = jnp.where(learn, state.step.astype(jnp.uint32), first + i)
-            batch = sampler(key, step * jnp.uint32(shards) + shard)
-            batch = TaskBatch(batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical,
-                              batch.cardinality)  # fmt: skip
+            batch = tasks(key, step * jnp.uint32(shards) + shard)
             return jax.lax.cond(learn, learn_step, measure_step, state, batch)
 
         return jax.lax.scan(one, state, jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
@@ -142,17 +138,17 @@ def make_sampling(
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """What a dispatch does before it learns, alone, to be timed: ``sampling(key, first) -> f32[]``.
 
-    The tasks of ``steps_per_dispatch`` steps from ``first`` on are sampled, shared out among the devices as in
+    The tasks of ``steps_per_dispatch`` steps from ``first`` on are sampled and scored, shared out among the devices as in
     `make_dispatch`, and summed up so that none is left out.
     """
     shards = len(devices)
-    sampler = sampler_factory(prior, table_shape(shape), shape.tasks // shards)
+    tasks = make_tasks(prior, shape, shape.tasks // shards, recipe.model.max_classes, sampler_factory)
 
     def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)
 
         def one(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            batch = sampler(key, (first + i) * jnp.uint32(shards) + shard)
+            batch = tasks(key, (first + i) * jnp.uint32(shards) + shard)
             parts = (batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical)
             return total + sum(jnp.nansum(a.astype(jnp.float32)) for a in parts), None
 

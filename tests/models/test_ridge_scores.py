@@ -47,7 +47,7 @@ def test_linear_scores_against_scikit_learn(columns, classes):
     d, target, fold = _problem(120, columns, classes, 1)
     ridge = LinearRidge()
     scores = ridge.fit(d, target, fold)
-    chosen = RidgeCV(alphas=linear_ridge._PENALTIES * len(d)).fit(d, target)
+    chosen = RidgeCV(alphas=linear_ridge.PENALTIES * len(d)).fit(d, target)
     np.testing.assert_allclose(ridge.weights, chosen.coef_.T, rtol=1e-6, atol=1e-9)
     for k in range(10):
         out = fold == k
@@ -58,7 +58,7 @@ def test_linear_scores_against_scikit_learn(columns, classes):
 @pytest.mark.parametrize("classes", [2, 4])
 def test_kernel_scores_against_scikit_learn(classes, monkeypatch):
     """Without stretching: every fold's scores, found there by leaving its rows out, and those of other rows."""
-    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
     d, target, fold = _problem(120, 6, classes, 2)
     ridge = _ridge("kernel")
@@ -122,8 +122,8 @@ def test_columns_that_matter_are_stretched():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_does_not_know_its_label(kind, monkeypatch):
     for module in (linear_ridge, kernel_ridge):
-        monkeypatch.setattr(module, "_PENALTIES", np.array([0.01]))
-    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+        monkeypatch.setattr(module, "PENALTIES", np.array([0.01]))
+    monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     d, target, fold = _problem(100, 5, 2, 5)
     before = _ridge(kind).fit(d, target, fold)
     for row in range(0, 100, 17):
@@ -188,9 +188,9 @@ def test_order_of_rows_and_scale_of_columns_change_nothing(most, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_symbol_has_the_score_of_its_classes_together(kind, monkeypatch):
     for module in (linear_ridge, kernel_ridge):
-        monkeypatch.setattr(module, "_PENALTIES", np.array([0.01]))
+        monkeypatch.setattr(module, "PENALTIES", np.array([0.01]))
     monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
-    monkeypatch.setattr(kernel_ridge, "_WIDTHS", (1.0,))
+    monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     symbol = np.array([0, 1, 1, 2, 1])
     d, target, fold = _problem(300, 4, 5, 4)
     apart = _ridge(kind).fit(d, target, fold)[:, None]
