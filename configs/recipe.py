@@ -79,6 +79,11 @@ class TaskShape:
         return self.columns + self.score_columns
 
     @property
+    def label(self) -> str:
+        """The shape for people, as in tables of results: ``256 x 10``, ``256 x 10 with scores``."""
+        return f"{self.rows} x {self.columns}" + (" with scores" if self.score_columns else "")
+
+    @property
     def fixed_context(self) -> int | None:
         """Context rows that all tasks of this shape have; None where every task has its own number."""
         return self.context if self.least_context is None else None

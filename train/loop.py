@@ -436,7 +436,7 @@ class _Run:
                 parts.append(jax.device_get(numbers))
             row = {n: float(np.nanmean(np.concatenate([p[n] for p in parts]))) for n in names}
             tasks = len(parts) * shape.tasks * self._k
-            rows.append({"rows": shape.rows, "columns": shape.columns, "tasks": tasks} | row)
+            rows.append({name: getattr(shape, name) for name in ("rows", "columns", "score_columns")} | {"tasks": tasks} | row)
         found = {n: float(np.mean([r[n] for r in rows])) for n in names} | {"shapes": rows}
         self.validation_seconds = time.monotonic() - began
         step = int(state.step)

@@ -82,7 +82,7 @@ def run_variants(
     families = {
         "component": np.concatenate([s.component for s in sets]),
         "target": np.concatenate([s.target for s in sets]),
-        "shape": np.concatenate([[f"{s.shape.rows} x {s.shape.columns}"] * len(s.component) for s in sets]),
+        "shape": np.concatenate([[s.shape.label] * len(s.component) for s in sets]),
     }
     log(f"{len(families['component']):,} held-out tasks drawn")
     runs: Runs = {}

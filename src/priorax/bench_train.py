@@ -71,7 +71,7 @@ def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int
     peak = None if memory is None else round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6, 1)
     return {
         "recipe": recipe.name, "rows": shape.rows, "columns": shape.columns, "context": shape.context,
-        "least_context": shape.least_context,
+        "least_context": shape.least_context, "score_columns": shape.score_columns,
         "tasks": shape.tasks, "devices": len(devices), "dtype": dtype.name, "attention": kernel,
         "tasks_per_s": _spread(rates),
         "tokens_per_s": round(middle * tokens(shape)),

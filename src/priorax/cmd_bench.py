@@ -282,5 +282,6 @@ def _is_ours(point: dict[str, Any]) -> bool:
 
 
 def _key(point: dict[str, Any]) -> str:
-    names = ("preset", "recipe", "rows", "context", "columns", "queries", "n_estimators")
-    return " ".join(f"{n}={point[n]}" for n in names if n in point)
+    names = ("preset", "recipe", "rows", "context", "columns", "score_columns", "queries", "n_estimators")
+    # Results from before there were scores do not say that they have none.
+    return " ".join(f"{n}={point[n]}" for n in names if n in point and (point[n] or n != "score_columns"))

@@ -1,0 +1,114 @@
+"""Tables with ridge scores behind their columns: where they stand, which fit in, that nothing else changes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from priorax.configs.recipe import TaskShape
+from priorax.priors.task import TaskBatch
+from priorax.train.ridge import ridge_scores
+from priorax.train.state import init_state
+from priorax.train.step import make_dispatch
+from priorax.train.tasks import make_tasks, with_scores
+from sklearn.metrics import roc_auc_score
+
+_SHAPE = TaskShape(rows=128, columns=6, tasks=4, context=96, score_columns=4)
+
+
+def _batch(classes):
+    """A task per number of classes, 5 columns in use of 6: the class by a sum of the columns."""
+    rng, n = np.random.default_rng(3), len(classes)
+    x = rng.normal(size=(n, 128, 6)).astype(np.float32)
+    x[..., 5] = 0
+    score = x.sum(2) + 0.1 * rng.normal(size=(n, 128))
+    y = [np.digitize(s, np.quantile(s, np.arange(1, k) / k)) for s, k in zip(score, classes, strict=True)]
+    each = lambda v: jnp.full(n, v, jnp.int32)
+    return TaskBatch(
+        x=jnp.asarray(x), y=jnp.asarray(np.stack(y), jnp.int32), n_features=each(5), n_classes=jnp.asarray(classes, jnp.int32),
+        n_context=each(96), categorical=jnp.zeros((n, 6), bool), cardinality=jnp.zeros((n, 6), jnp.int32),
+    )  # fmt: skip
+
+
+_fit = jax.jit(ridge_scores, static_argnums=(4, 5))
+
+
+def _scores(batch, i):
+    return np.asarray(_fit(batch.x[i], batch.y[i], batch.categorical[i], batch.n_classes[i], 96, 5)[0])
+
+
+def test_scores_stand_behind_the_columns_and_nothing_else_changes():
+    batch = _batch([2, 2, 3])
+    wide = with_scores(batch, jax.random.key(0), _SHAPE, 5)
+    assert wide.x.shape == (3, 128, 10) and wide.categorical.shape == wide.cardinality.shape == (3, 10)
+    np.testing.assert_array_equal(wide.n_features, [7, 7, 8])  # two columns of two classes; one regression of three
+    np.testing.assert_array_equal(wide.x[..., :5], batch.x[..., :5])
+    assert (np.asarray(wide.x)[np.arange(10) >= np.asarray(wide.n_features)[:, None, None] + np.zeros((3, 128, 1))] == 0).all()
+    for name in ("y", "n_classes", "n_context"):
+        assert getattr(wide, name) is getattr(batch, name)
+    np.testing.assert_allclose(np.asarray(wide.x)[1, :, 5:7].T, _scores(batch, 1)[:, :, 1], atol=0.01)
+    for part in (slice(0, 96), slice(96, 128)):  # both see through the noise of single columns
+        assert roc_auc_score(batch.y[0, part], wide.x[0, part, 5]) > 0.95
+    assert not (np.asarray(wide.x)[2, :, 5:8].std(0) == 0).any()
+
+
+def test_of_regressions_that_do_not_fit_in_together_one_is_drawn():
+    batch = _batch([4] * 8)
+    wide = with_scores(batch, jax.random.key(1), _SHAPE, 5)
+    np.testing.assert_array_equal(wide.n_features, 9)
+    drawn = []
+    for i in range(8):
+        apart = [np.abs(np.asarray(wide.x)[i, :, 5:9] - s[:, :4]).max() for s in _scores(batch, i)]
+        assert min(apart) < 0.01 < 0.05 < max(apart)
+        drawn.append(int(np.argmin(apart)))
+    assert set(drawn) == {0, 1}
+
+
+def test_no_scores_where_they_do_not_fit_or_say_nothing_or_there_is_no_room():
+    batch = _batch([5, 2])
+    noise = dataclasses.replace(batch, x=batch.x.at[1, :, :5].set(0.0))
+    wide = with_scores(noise, jax.random.key(0), _SHAPE, 5)
+    np.testing.assert_array_equal(wide.n_features, [5, 5])
+    assert (np.asarray(wide.x)[..., 5:] == 0).all()
+    assert with_scores(batch, jax.random.key(0), dataclasses.replace(_SHAPE, score_columns=0), 5) is batch
+
+
+def test_a_step_learns_from_tables_with_scores(toy):
+    shape = TaskShape(rows=72, columns=3, tasks=8, context=56, score_columns=2)
+    recipe = dataclasses.replace(toy.RECIPE, shapes=(shape,))
+    tasks = jax.jit(make_tasks(None, shape, 8, 3, toy.linear_tasks))
+    key = jax.random.key(0)
+    one, again, next_ = (tasks(key, jnp.uint32(i)) for i in (4, 4, 5))
+    np.testing.assert_array_equal(one.x, again.x)
+    assert not np.array_equal(one.x, next_.x)
+    plain = toy.linear_tasks(None, shape, 8)(key, jnp.uint32(4))
+    np.testing.assert_array_equal(one.y, plain.y)
+    assert set(np.asarray(one.n_features - plain.n_features)) <= {1, 2}
+    dispatch = make_dispatch(recipe, shape, None, toy.linear_tasks, jax.devices()[:1])
+    state, losses = init_state(recipe, 0, 40), []
+    for _ in range(6):
+        state, numbers = dispatch(state, key, jnp.bool_(True), jnp.uint32(0))
+        losses.append(float(numbers["loss"].mean()))
+    assert losses[-1] < losses[0] - 0.1 and int(state.skipped) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score_columns": 4, "context": 48}, "at least 50"),
+        ({"score_columns": 4, "context": None}, "at least 50"),
+        ({"score_columns": 4, "context": 96, "least_context": 8}, "no shape.least_context"),
+        ({"score_columns": -1}, "allowed: 0 to 1000"),
+    ],
+)
+def test_shapes_that_cannot_have_scores_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TaskShape(**{"rows": 128, "context": 96} | settings)
+
+
+def test_a_shape_says_how_wide_it_is():
+    assert _SHAPE.all_columns == 10 and _SHAPE.label == "128 x 6 with scores"
+    assert dataclasses.replace(_SHAPE, score_columns=0).label == "128 x 6"
