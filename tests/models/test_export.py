@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
-from priorax.models import PFNClassifier, export, load_weights
+from priorax.models import PFNClassifier, export, init_params, load_weights, save_weights
 
 ROWS, COLUMNS = 32, 8
 
@@ -69,6 +69,17 @@ def test_it_runs_without_this_package_and_predicts_what_the_estimator_predicts(e
     p = np.exp(logits[:, :3] - logits[:, :3].max(1, keepdims=True))
     np.testing.assert_allclose(p / p.sum(1, keepdims=True), model.predict_proba(X[20:]), atol=1e-5)
     assert (logits[:, 3:] == -1e9).all()
+
+
+def test_a_network_with_layers_over_rows(weights, tmp_path):
+    cfg = dataclasses.replace(weights.cfg, row_layers=2)
+    keys = iter(jax.random.split(jax.random.key(0), 200))
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), init_params(cfg))  # no zeros
+    save_weights(tmp_path / "rows.safetensors", cfg, params, {})
+    made = export.export_stablehlo(
+        tmp_path / "net", load_weights(tmp_path / "rows.safetensors"), rows=ROWS, columns=COLUMNS, platforms=["cpu"]
+    )
+    assert made.largest_difference <= export.TOLERANCE
 
 
 @pytest.mark.slow
