@@ -64,6 +64,7 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
         "n_features": ("sc:Integer", "columns of the table"),
         "n_classes": ("sc:Integer", "classes"),
         "split": ("sc:Integer", "rows before it are context rows"),
+        "task_type": ("sc:Text", "always classification"),
         "X": ("sc:Float", "values, row by row; NaN is missing"),
         "y": ("sc:Float", "class of each row"),
         "feature_types": ("sc:Integer", "1 for a categorical column, 0 for a numeric one"),
@@ -74,11 +75,13 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
             "n_nodes": ("sc:Integer", "nodes of the causal graph"),
             "node_of_feature": ("sc:Integer", "the node each column shows, -1 for pure noise"),
             "target_node": ("sc:Integer", "the node of the label"),
+            "mechanism": ("sc:Text", "for each node, how it is made"),
+            "rule_columns": ("sc:Integer", "columns the label reads directly, where it is a rule or a sum over columns"),
         }
     if with_info:
         kinds = {str: "sc:Text", int: "sc:Integer", float: "sc:Float"}
         columns |= {f"info_{k}": (kinds[kind], f"{k} of the task, see the documentation of the prior") for k, kind in INFO.items()}
-    listed = {"X", "y", "feature_types", "cardinalities", "node_of_feature"}
+    listed = {"X", "y", "feature_types", "cardinalities", "node_of_feature", "mechanism", "rule_columns"}
     fields = []
     for name, (kind, text) in columns.items():
         field: dict[str, Any] = {

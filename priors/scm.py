@@ -120,9 +120,10 @@ class SCM:
         return self.sample(rows), self.sample(rows, do)
 
     def describe(self, i: int = 0) -> list[dict[str, Any]]:
-        """Plain description of task i's nodes in use: parents, mechanism, activation, noise, columns shown, target."""
+        """Plain description of task i's nodes in use: parents, mechanism, activation, noise, columns shown, and whether the class
+        reads the node itself (``target``; see `label_columns` where it reads columns)."""
         plan, cohort = (jax.tree.map(lambda v: np.asarray(v[i]), t) for t in (self.plan, self.cohort))
-        names = list(ACTIVATIONS)
+        names, reads_nodes = list(ACTIVATIONS), not self.label_columns(i)
         out = []
         for node in np.flatnonzero(plan.active):
             entry: dict[str, Any] = {"node": int(node), "parents": np.flatnonzero(plan.parents[:, node]).tolist()}
@@ -139,7 +140,7 @@ class SCM:
                 }
             used = (np.arange(len(plan.column_node)) < plan.n_features) & (cohort.column != _IRRELEVANT)
             entry["columns"] = np.flatnonzero(used & (plan.column_node == node)).tolist()
-            entry["target"] = bool(node in plan.target_node)
+            entry["target"] = reads_nodes and bool(node in plan.target_node)
             out.append(entry)
         return out
 
@@ -156,15 +157,15 @@ class SCM:
             import networkx
         except ImportError as error:
             raise ImportError('to_networkx needs networkx: pip install "priorax[plots]"') from error
-        graph, read = networkx.DiGraph(), self.label_columns(i)
+        graph = networkx.DiGraph()
         for entry in self.describe(i):
             graph.add_node(entry["node"], **{k: v for k, v in entry.items() if k not in ("node", "parents")})
             graph.add_edges_from((p, entry["node"]) for p in entry["parents"])
             graph.add_edges_from((entry["node"], f"x{c}") for c in entry["columns"])
-            if entry["target"] and not read:
+            if entry["target"]:
                 graph.add_edge(entry["node"], "y")
         graph.add_nodes_from(f"x{c}" for c in range(int(self.plan.n_features[i])))  # irrelevant ones have no arrows
-        graph.add_edges_from((f"x{c}", "y") for c in read)
+        graph.add_edges_from((f"x{c}", "y") for c in self.label_columns(i))
         return graph
 
     def label_columns(self, i: int = 0) -> list[int]:

@@ -200,7 +200,7 @@ def read_parquet(path: Path) -> Iterator[TaskRecord]:
 def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
     """`NAME.npz`: padded arrays x f32[N, R, F] (0 past a task's columns), y i32[N, R], n_features, n_classes,
     n_context, categorical, cardinality, task_id; with facts info_NAME of each (`records.INFO`); with graphs also edges i32[E, 4] (task row, source, destination, lag),
-    n_nodes, node_of_feature (-1 past a task's columns), target_node. Holds a whole part in memory."""
+    n_nodes, node_of_feature (-1 past a task's columns), target_node, rule_columns bool[N, F]. Holds a whole part in memory."""
     tasks = [t for chunk in chunks for t in chunk]
     n, rows, columns = len(tasks), info.rows, info.columns
     arrays: dict[str, np.ndarray] = {
@@ -227,6 +227,8 @@ def write_npz(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
         arrays["node_of_feature"] = np.full((n, columns), -1, np.int32)
         for i, g in enumerate(graphs):
             arrays["node_of_feature"][i, : len(g.node_of_feature)] = g.node_of_feature
+        reads = [np.isin(np.arange(columns), g.rule_columns) for g in graphs]
+        arrays["rule_columns"] = np.array(reads, bool).reshape(n, columns)
     if info.with_info:
         infos = [_info(t) for t in tasks]
         arrays |= {f"info_{name}": np.array([i[name] for i in infos]) for name in INFO}

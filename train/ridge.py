@@ -47,8 +47,7 @@ def ridge_scores(
     known = label.sum(0) > 1
     target = label * known
     kept = folds(shown)
-    pairs = zip((_linear, _kernel), KINDS, strict=True)
-    found = {kind: fit(d, target, kept, n_classes) for fit, kind in pairs}
+    found = {"linear": _linear(d, target, kept), "kernel": _kernel(d, target, kept, n_classes)}
     scores = jnp.stack([found[kind] for kind in KINDS])
     possible = (d[:context] != 0).any() & (known.sum() > 1)
     told = jnp.stack([says_something(s[:context], target, kept) for s in scores])
@@ -94,7 +93,7 @@ def says_something(scores: jax.Array, target: jax.Array, kept: jax.Array) -> jax
     return gain.mean() > gain.std() / jnp.sqrt(len(gain))
 
 
-def _linear(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Array) -> jax.Array:
+def _linear(d: jax.Array, target: jax.Array, kept: jax.Array) -> jax.Array:
     """Scores f32[R, K] as of `LinearRidge`, in the coordinates of the N context rows.
 
     Args:
@@ -130,14 +129,14 @@ def _linear(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
 
 
 def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Array) -> jax.Array:
-    """Scores f32[R, K] as of `KernelRidge`; arguments as of `_linear`."""
+    """Scores f32[R, K] as of `KernelRidge`, for tasks of ``n_classes`` i32[] classes; arguments as of `_linear`."""
     n = len(target)
     centred = target - target.mean(0)
     distances = _distances(d[:n], d[:n])
     everyone = jnp.ones(n)
     unit = middle_distance(distances, everyone)
     widths = jnp.asarray(kernel_ridge.WIDTHS, jnp.float32)
-    errors, penalties = jax.lax.map(lambda w: _least_left_out(distances, w * unit, centred), widths)
+    errors, penalties = jax.lax.map(lambda w: _least_left_out(jnp.exp(-distances / (w * unit)), centred), widths)
     width = widths[jnp.argmin(errors)]
     penalty = penalties[jnp.argmin(errors)]
     scale = width * unit
@@ -151,7 +150,7 @@ def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
 
     rows, last_scale = stretched(everyone)
     last = jnp.exp(-_distances(rows, rows[:n]) / last_scale)
-    last_penalty = _least_left_out(-jnp.log(last[:n]), 1.0, centred)[1]
+    _, last_penalty = _least_left_out(last[:n], centred)
     asked = last[n:] @ _masked_solve(last[:n], last_penalty, everyone, target)
 
     def fold(weight: jax.Array) -> jax.Array:
@@ -191,9 +190,9 @@ def _masked_solve(kernel: jax.Array, penalty: jax.Array, weight: jax.Array, targ
     return jax.scipy.linalg.cho_solve(factor, (target - mean) * weight[:, None])
 
 
-def _least_left_out(distances: jax.Array, scale: jax.Array, centred: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _least_left_out(kernel: jax.Array, centred: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The least squared error of rows predicted without themselves, and its penalty."""
-    values, vectors = jnp.linalg.eigh(jnp.exp(-distances / scale))
+    values, vectors = jnp.linalg.eigh(kernel)
     values = jnp.maximum(values, 0.0)
     along, squares = vectors.T @ centred, vectors**2
 

@@ -102,6 +102,10 @@ def test_manifest_and_card(spec, whole):
     assert "license: apache-2.0" in (whole / "README.md").read_text()
     croissant = json.loads((whole / "croissant.json").read_text())
     assert {d["sha256"] for d in croissant["distribution"] if "sha256" in d} == {f["sha256"] for f in manifest["files"]}
+    fields = {f["name"] for f in croissant["recordSet"][0]["field"]}
+    pq = pytest.importorskip("pyarrow.parquet")
+    (part, *_) = sorted((whole / "data").glob("*.parquet"))
+    assert fields == set(pq.read_schema(part).names) - {"edges"}  # structs have no data type there
 
 
 def test_the_card_shows_code_that_runs(whole, monkeypatch):

@@ -113,6 +113,9 @@ def test_networkx_graph(batch):
         columns = [v for v in graph if isinstance(v, str) and v.startswith("x")]
         assert len(columns) == int(batch.n_features[i])
         assert "y" in graph and not list(graph.successors("y"))
+        read = {entry["node"] for entry in batch.scm.describe(i) if entry["target"]}
+        assert read == {v for v in graph.predecessors("y") if not isinstance(v, str)}
+        assert bool(read) != bool(batch.scm.label_columns(i))
 
 
 def test_padding_and_irrelevant_columns_show_no_node(batch):

@@ -37,6 +37,7 @@ def make_task(task_id: int, width: int = 4, context: int = 12, classes: int = 3,
         node_of_feature=np.arange(width, dtype=np.int32),
         target_node=width + 1,
         mechanism=("root", *["linear"] * (width + 1)),
+        rule_columns=(1,) if task_id % 2 else (),
     )
     facts = {k: kind(task_id) for k, kind in INFO.items()}
     return TaskRecord(
@@ -218,6 +219,7 @@ def test_npz(tasks, tmp_path):
             np.testing.assert_array_equal(f["x"][i, :, : t.n_features], t.x)
             edges = f["edges"][f["edges"][:, 0] == i][:, 1:]
             np.testing.assert_array_equal(edges, t.graph.edges)
+            assert tuple(np.flatnonzero(f["rule_columns"][i])) == t.graph.rule_columns
 
 
 def test_csv_and_sidecar(tasks, tmp_path):
