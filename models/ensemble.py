@@ -20,9 +20,6 @@ from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 
 TRANSFORMS = ("none", "quantile", "power")
-UNSCORED = 4
-"""Every so manieth member sees no ridge scores: an ensemble is better calibrated where one of its members has only the table.
-Where several members cover columns or classes together, it is every so manieth such group."""
 _EM_STEPS, _EM_TOLERANCE = 300, 1e-5
 
 
@@ -38,7 +35,6 @@ class Member:
       n_symbols: class ids in use.
       transform: one of `TRANSFORMS`, applied to numeric columns.
       encoding: one of `ENCODINGS`, what it sees of categories of many levels.
-      scored: whether it sees ridge scores beside its columns.
     """
 
     columns: np.ndarray
@@ -48,7 +44,6 @@ class Member:
     n_symbols: int
     transform: str
     encoding: str = "codes"
-    scored: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +99,7 @@ def plan_members(
             f"error-correcting output codes are used (about {len(codebook) // max(n_estimators, 1)} times slower)."
         )
     columns = _column_orders(n_columns, limits.columns, len(codebook), draw)
-    # Members that cover columns or classes together have the same encoding, and scores or none: every column and class meets every one.
+    # Members that cover columns or classes together have the same encoding: every column and class meets every one.
     together = max(groups, math.ceil(n_columns / limits.columns))
     return [
         Member(
@@ -115,7 +110,6 @@ def plan_members(
             n_symbols=int(symbol.max()) + 1,
             transform=transforms[m % len(transforms)],
             encoding=encodings[_turn(m // together, len(encodings))],
-            scored=(m // together + 1) % UNSCORED != 0,
         )
         for m, (symbol, own) in enumerate(codebook)
     ], notes

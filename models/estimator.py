@@ -56,8 +56,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         cover the columns or the classes once, by such groups of members.
     ridge_scores : tuple of {"linear", "kernel"}, default=("linear", "kernel")
         Regressions whose scores of the classes members see beside the columns (cross-fitted, from 50 training rows on:
-        `priorax.models.ridge_scores`); every fourth member (or group that covers the columns or classes together) sees none.
-        () for none at all: the network alone.
+        `priorax.models.ridge_scores`); () for none: the network alone.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
@@ -216,7 +215,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         def rows_of(m: int, rows: slice) -> np.ndarray:
             member = self.members_[m]
             columns = views[member.transform, member.encoding][rows][:, member.columns]
-            return np.concatenate([columns, _scores_for(member, scores[rows])], axis=1)
+            return np.concatenate([columns, scores_of_symbols(scores[rows], member.symbol, member.n_symbols)], axis=1)
 
         return rows_of
 
@@ -273,7 +272,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _n_scores(self, member: Member) -> int:
         """Columns of ridge scores the member has."""
-        return _scores_for(member, self._scores[:0]).shape[1]
+        return scores_of_symbols(self._scores[:0], member.symbol, member.n_symbols).shape[1]
 
     def _session(self) -> Session:
         """Encodes contexts on first use; not at fit, which many tools call without predicting."""
@@ -298,7 +297,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         for k, m in enumerate(members):
             f = len(m.columns)
             x[k, :, :f] = views[m.transform, m.encoding][np.ix_(m.rows, m.columns)]
-            x[k, :, f : f + self._n_scores(m)] = _scores_for(m, self._scores[m.rows])
+            x[k, :, f : f + self._n_scores(m)] = scores_of_symbols(self._scores[m.rows], m.symbol, m.n_symbols)
             is_category = self._levels[m.encoding].still_categories(self._encoder.categorical_)
             categorical[k, :f] = is_category[m.columns]
         return Contexts(
@@ -355,11 +354,6 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if "_live" in state:
             state = state | {"_live": _Live()}
         return state
-
-
-def _scores_for(member: Member, scores: np.ndarray) -> np.ndarray:
-    """Columns f32[n, S] that a member has of scores f32[n, kinds, K]; S = 0 where it sees none."""
-    return scores_of_symbols(scores if member.scored else scores[:, :0], member.symbol, member.n_symbols)
 
 
 def _check_labels(y: np.ndarray) -> None:

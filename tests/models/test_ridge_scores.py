@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, ridge_scores
 from priorax.models.effects import Effects
-from priorax.models.ensemble import Limits, plan_members
 from priorax.models.folds import row_keys, spread_over_folds, stratified_part
 from priorax.models.inference import get_engine
 from priorax.models.kernel_ridge import KernelRidge
@@ -287,29 +286,16 @@ def test_members_see_their_columns_then_the_scores_of_their_symbols(columns, cla
     outside = model._ridge.apply(model._encode(x[200:]))
     for m, member in enumerate(model.members_):
         f = len(member.columns)
-        width = member.scored * len(model._ridge.kinds_) * (1 if member.n_symbols == 2 else member.n_symbols)
+        width = len(model._ridge.kinds_) * (1 if member.n_symbols == 2 else member.n_symbols)
         assert contexts.n_features[m] == f + width and f <= 100
         np.testing.assert_array_equal(contexts.x[m, :, :f], model._x[:, member.columns])
         for table, scores in ((contexts.x[m, :, f : f + width], model._scores), (views(m, slice(0, 100))[:, f:], outside)):
-            if member.scored:
-                np.testing.assert_array_equal(table, scores_of_symbols(scores, member.symbol, member.n_symbols))
+            np.testing.assert_array_equal(table, scores_of_symbols(scores, member.symbol, member.n_symbols))
         assert not contexts.categorical[m, f:].any() and views(m, slice(0, 100)).shape == (100, f + width)
     proba = model.predict_proba(x[200:])
     np.testing.assert_allclose(proba.sum(1), 1)
     np.testing.assert_allclose(model.predict_proba(x[200:201]), proba[:1], atol=1e-5)  # 14 classes: solved to 1e-5
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x[200:]), proba)
-
-
-@pytest.mark.parametrize(("columns", "classes"), [(30, 3), (150, 3), (30, 15)])
-def test_a_quarter_of_the_members_sees_the_table_alone(columns, classes):
-    """Whole groups of members that see all columns and classes only together."""
-    limits = Limits(rows=1000, columns=100, classes=10)
-    members, _ = plan_members(8, np.arange(60) % classes, columns, limits, np.random.RandomState(0))
-    assert members[0].scored and sum(not m.scored for m in members) == len(members) // 4
-    for scored in (True, False):
-        own = [m for m in members if m.scored == scored]
-        assert set(np.concatenate([m.columns for m in own])) == set(range(columns))
-        assert np.any([m.own for m in own], axis=0).all()
 
 
 def test_switched_off_members_see_the_table_alone(tiny_weights):
