@@ -142,20 +142,20 @@ def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
     scale = width * unit
     first = jnp.exp(-distances / scale)
 
-    def stretched(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Effects f32[R, P] stretched by what a fit to some rows depends on, and the scale of distances between them."""
+    def stretched(rows: jax.Array, weight: jax.Array) -> jax.Array:
+        """Kernel f32[S, N] between rows f32[S, P], of which the first are the context, and the context, its effects stretched by
+        what a fit to the rows of weight 1 depends on."""
         coefficients = _masked_solve(first, penalty, weight, target)
-        rows = d * _stretch(d[:n], distances, coefficients, scale, weight, n_classes)
-        return rows, width * middle_distance(_distances(rows[:n], rows[:n]), weight)
+        stretch = _stretch(d[:n], distances, coefficients, scale, weight, n_classes)
+        apart = _distances(rows * stretch, d[:n] * stretch)
+        return jnp.exp(-apart / (width * middle_distance(apart[:n], weight)))
 
-    rows, last_scale = stretched(everyone)
-    last = jnp.exp(-_distances(rows, rows[:n]) / last_scale)
+    last = stretched(d, everyone)
     _, last_penalty = _least_left_out(last[:n], centred)
     asked = last[n:] @ _masked_solve(last[:n], last_penalty, everyone, target)
 
     def fold(weight: jax.Array) -> jax.Array:
-        rows, scale = stretched(weight)
-        kernel = jnp.exp(-_distances(rows[:n], rows[:n]) / scale)
+        kernel = stretched(d[:n], weight)
         return kernel @ _masked_solve(kernel, last_penalty, weight, target)
 
     own = jnp.einsum("kn,knc->nc", 1 - kept, jax.lax.map(fold, kept))
