@@ -53,7 +53,7 @@ def sample_held_out(prior: PriorConfig, shape: TaskShape, tasks: int, seed: int)
     draw = make_sampler(prior, table_shape(shape), CHUNK)
 
     def scored(key: jax.Array, step: jax.Array) -> TaskBatch:
-        return with_scores(draw(key, step), jax.random.fold_in(key, step), shape, prior.sizes.classes)
+        return with_scores(draw(key, step), key, step, shape, prior.sizes.classes)
 
     sampler = jax.jit(scored, compiler_options=compiler_options())
     key = jax.random.key(seed)

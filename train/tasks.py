@@ -18,7 +18,7 @@ from .ridge import ridge_scores
 Sampler = Callable[[jax.Array, jax.Array], TaskBatch]
 SamplerFactory = Callable[[Any, TableShape, int], Sampler]
 
-_CHOICE = 0x5C0  # folded into a step's key, apart from whatever the prior makes of it
+_CHOICE = 0x5C0  # folded into the key of a step, apart from whatever the prior makes of it
 
 
 def make_tasks(
@@ -37,12 +37,12 @@ def make_tasks(
 
     def draw(key: jax.Array, step: jax.Array) -> TaskBatch:
         batch = dataclasses.replace(sampler(key, step), target=None, info={}, scm=None)
-        return with_scores(batch, jax.random.fold_in(jax.random.fold_in(key, _CHOICE), step), shape, classes)
+        return with_scores(batch, key, step, shape, classes)
 
     return draw
 
 
-def with_scores(batch: TaskBatch, key: jax.Array, shape: TaskShape, classes: int) -> TaskBatch:
+def with_scores(batch: TaskBatch, key: jax.Array, step: jax.Array, shape: TaskShape, classes: int) -> TaskBatch:
     """Tables f32[B, R, F + S] of tasks, S = ``shape.score_columns``: behind its F or fewer columns every task has the scores that
     members of the estimator see (`priorax.models.ridge_scores`), of all regressions that say something.
 
@@ -50,14 +50,15 @@ def with_scores(batch: TaskBatch, key: jax.Array, shape: TaskShape, classes: int
 
     Args:
       batch: B tasks of ``shape.context`` context rows.
-      key: draws.
+      key, step: what the tasks were sampled with; they also decide what is drawn here.
       shape: says how much room there is; where there is none, the batch is returned as it is.
       classes: most classes of a task.
     """
     room, context = shape.score_columns, shape.context
     if not room:
         return batch
-    choice = jax.random.bits(key, (batch.n_tasks,))
+    own_key = jax.random.fold_in(jax.random.fold_in(key, _CHOICE), step)
+    choice = jax.random.bits(own_key, (batch.n_tasks,))
     # One task stays in a CPU's cache; other devices take nearly as long for one decomposition as for many.
     together = 1 if jax.default_backend() == "cpu" else batch.n_tasks
     tables = (batch.x, batch.y, batch.categorical, batch.n_features, batch.n_classes, choice)

@@ -42,7 +42,7 @@ def _scores(batch, i):
 
 def test_scores_stand_behind_the_columns_and_nothing_else_changes():
     batch = _batch([2, 2, 3])
-    wide = with_scores(batch, jax.random.key(0), _SHAPE, 5)
+    wide = with_scores(batch, jax.random.key(0), jnp.uint32(0), _SHAPE, 5)
     assert wide.x.shape == (3, 128, 10) and wide.categorical.shape == wide.cardinality.shape == (3, 10)
     np.testing.assert_array_equal(wide.n_features, [7, 7, 8])  # two columns of two classes; one regression of three
     np.testing.assert_array_equal(wide.x[..., :5], batch.x[..., :5])
@@ -57,7 +57,7 @@ def test_scores_stand_behind_the_columns_and_nothing_else_changes():
 
 def test_of_regressions_that_do_not_fit_in_together_one_is_drawn():
     batch = _batch([4] * 8)
-    wide = with_scores(batch, jax.random.key(1), _SHAPE, 5)
+    wide = with_scores(batch, jax.random.key(1), jnp.uint32(0), _SHAPE, 5)
     np.testing.assert_array_equal(wide.n_features, 9)
     drawn = []
     for i in range(8):
@@ -70,10 +70,10 @@ def test_of_regressions_that_do_not_fit_in_together_one_is_drawn():
 def test_no_scores_where_they_do_not_fit_or_say_nothing_or_there_is_no_room():
     batch = _batch([5, 2])
     noise = dataclasses.replace(batch, x=batch.x.at[1, :, :5].set(0.0))
-    wide = with_scores(noise, jax.random.key(0), _SHAPE, 5)
+    wide = with_scores(noise, jax.random.key(0), jnp.uint32(0), _SHAPE, 5)
     np.testing.assert_array_equal(wide.n_features, [5, 5])
     assert (np.asarray(wide.x)[..., 5:] == 0).all()
-    assert with_scores(batch, jax.random.key(0), dataclasses.replace(_SHAPE, score_columns=0), 5) is batch
+    assert with_scores(batch, jax.random.key(0), jnp.uint32(0), dataclasses.replace(_SHAPE, score_columns=0), 5) is batch
 
 
 def test_a_step_learns_from_tables_with_scores(toy):
