@@ -66,7 +66,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         ranges = dict(
             steps=(1, 10**10), time_limit=(0, 1e9), steps_per_dispatch=(1, 100_000), microbatch=(1, 10**6),
-            learning_rate=(0, 1), adam_learning_rate=(0, 1), warmup_steps=(0, 10**8), decay=(0, 1), final_rate=(0, 1),
+            learning_rate=(1e-9, 1), adam_learning_rate=(0, 1), warmup_steps=(0, 10**8), decay=(0, 1), final_rate=(0, 1),
             muon_momentum=(0, 0.9999), muon_weight_decay=(0, 10), adam_b2=(0, 0.99999), adam_weight_decay=(0, 10),
             clip=(1e-6, 1e9), average=(0, 0.5), max_bad_steps=(1, 10**6), checkpoint_steps=(1, 10**9),
             keep_checkpoints=(1, 1000), validate_steps=(1, 10**9), validation_tasks=(1, 10**7),

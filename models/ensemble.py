@@ -99,7 +99,8 @@ def plan_members(
             f"error-correcting output codes are used (about {len(codebook) // max(n_estimators, 1)} times slower)."
         )
     columns = _column_orders(n_columns, limits.columns, len(codebook), draw)
-    # Members that cover columns or classes together have the same encoding: every column and class meets every one.
+    # Members that cover columns or classes together have the same encoding, so that every column and class meets it.
+    # With few such groups not every encoding has its turn.
     together = max(groups, math.ceil(n_columns / limits.columns))
     return [
         Member(

@@ -54,7 +54,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         What members see of categories of ten levels and more: the level's number, or what the level's training rows say
         about the class (target statistics, cross-fitted). Used in turn by members or, where it takes several members to
         cover the columns or the classes once, by such groups of members.
-    ridge_scores : tuple of {"linear", "kernel"}, default=("linear", "kernel")
+    ridge_scores : tuple of {"linear", "kernel", "pairs"}, default=("linear", "kernel", "pairs")
         Regressions whose scores of the classes members see beside the columns (cross-fitted, from 50 training rows on:
         `priorax.models.ridge_scores`); () for none: the network alone.
     max_context : int or None, default=None
@@ -102,7 +102,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         softmax_temperature: float = 0.9,
         numeric_transforms: tuple[str, ...] = ("none",),
         category_encodings: tuple[str, ...] = ("codes", "target"),
-        ridge_scores: tuple[str, ...] = ("linear", "kernel"),
+        ridge_scores: tuple[str, ...] = KINDS,
         max_context: int | None = None,
         max_columns: int | None = None,
         cache_context: bool | str = "auto",

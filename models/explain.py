@@ -34,7 +34,7 @@ class ColumnAttention:
     Attributes:
       names: d column names (positions as text where the table had none).
       values: f64[n, d]; how much of each row's prediction was read from each column; rows sum to 1. Columns that were
-        dropped because they never varied have 0.
+        dropped because they never varied have 0; where none varied, the first has 1.
     """
 
     names: tuple[str, ...]

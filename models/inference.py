@@ -2,7 +2,7 @@
 
 Shapes are padded to buckets, context rows, query rows and columns each on their own; padding is masked inside the
 network and changes nothing. The context of every member is encoded once, query rows are answered in chunks against it.
-Since the chunk size is one of few constants, a row gets the same answer alone or among thousands.
+Since the chunk size is one of few constants, a row gets the same answer, but for rounding, alone or among thousands.
 """
 
 from __future__ import annotations
@@ -91,10 +91,6 @@ class Engine:
         self.cfg, self.sha256, self.meta = weights.cfg, weights.sha256, weights.meta
         self._params = jax.device_put(weights.params)
         self._programs: set[tuple[int, ...]] = set()  # shapes that have run
-
-    def open(self, contexts: Contexts) -> Session:
-        """A session that answers query rows for these contexts."""
-        return Session(self, contexts)
 
 
 class Session:

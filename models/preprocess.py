@@ -5,9 +5,10 @@ rows never influence the encoding.
 
 What becomes of a column:
 
-- numbers: shifted by their median and divided by their interquartile range in double precision, so that large offsets
-  (time stamps, identifiers) and tiny or huge scales survive the cast to single precision. The network standardises
-  columns anyway, so this changes nothing else. Values further than 1e5 ranges away are clipped there.
+- numbers: divided by their interquartile range and, where their offset is larger than that, shifted by their median, both in
+  double precision, so that large offsets (time stamps, identifiers) and tiny or huge scales survive the cast to single
+  precision. The network standardises columns anyway, so this changes nothing else. Columns whose middle half is nearly one
+  value have far outliers then, which keep their order and size; 1e30 ranges away it ends.
 - text, truth values, category dtypes, and columns named in ``categorical_features``: codes 0 .. k-1 in sorted order (in
   the declared order for category dtypes). A value not seen in ``fit`` becomes NaN: unknown is missing.
 - dates: seconds since the epoch as a number, and those of month, day of the month, day of the week and hour that vary.
@@ -25,7 +26,8 @@ import numpy as np
 
 from .tables import Column, read_table
 
-CLIP = 1e5
+CLIP = 1e30
+"""Squares of standardised values and sums of them stay finite in single precision: the network divides by the spread first."""
 TEXT_LEVELS = 200  # more distinct texts than this, nearly one per row, are free text rather than categories
 
 
@@ -180,6 +182,8 @@ def _scaled(plan: _Plan, values: np.ndarray) -> _Plan:
         scale = np.max(np.abs(x * 0.5 - center * 0.5)) * 2
     if not np.isfinite(scale):
         scale = np.finfo(np.float64).max
+    if abs(center) <= scale:  # nothing is lost without shifting, and values near 0 keep their digits
+        center = 0.0
     return dataclasses.replace(plan, center=float(center), scale=float(scale) if scale > 0 else 1.0)
 
 

@@ -1,9 +1,10 @@
-"""Scores of two ridge regressions as columns of the table.
+"""Scores of three ridge regressions as columns of the table.
 
 A small network reads tables in which every column adds a little to the class (sports results, questionnaires, boards
 of a game) far worse than a linear model does: it would have to weigh dozens of faint effects and add them exactly. And
-it finds rules among noise columns worse than a kernel machine that stretches the columns it depends on. Both have closed
-forms, so their scores of a row become columns beside those of the user, one per class the network tells apart and regression.
+it finds rules among noise columns worse than a kernel machine that stretches the columns it depends on, and what two columns
+of many levels say together hardly ever. All three have closed forms, so their scores of a row become columns beside those of
+the user, one per class the network tells apart and regression.
 The network decides what to make of them, in context, as with any column.
 
 A training row's scores come from folds it is not in (stacking: Wolpert 1992, "Stacked generalization", Neural Networks 5;
@@ -20,8 +21,9 @@ from .effects import Effects
 from .folds import row_keys, spread_over_folds, stratified_part
 from .kernel_ridge import KernelRidge
 from .linear_ridge import LinearRidge
+from .pair_ridge import PairRidge
 
-KINDS = ("linear", "kernel")
+KINDS = ("linear", "kernel", "pairs")
 LEAST_ROWS = 50
 """With fewer training rows there are no scores: folds of a handful of rows are noise."""
 FOLDS = 10
@@ -88,7 +90,7 @@ class _Part:
 
     def fit_transform(self, x, y, cardinality, wanted, rng) -> np.ndarray | None:
         n = len(y)
-        self._ridge = LinearRidge() if self.kind == "linear" else KernelRidge(int(rng.randint(2**31)))
+        self._ridge = _regression(self.kind, rng)
         keys = row_keys(x, rng)
         used = stratified_part(keys, y, self._ridge.most_rows)
         self._effects = Effects(x[used], cardinality, rng)
@@ -120,6 +122,12 @@ class _Part:
         moved = np.concatenate([self._effects.by_column(part, x.shape[1]) for part in found])
         sums = moved.sum(1, keepdims=True)
         return np.where(sums > 0, moved / np.where(sums > 0, sums, 1), 1 / x.shape[1])
+
+
+def _regression(kind: str, rng: np.random.RandomState) -> LinearRidge | KernelRidge | PairRidge:
+    if kind == "kernel":
+        return KernelRidge(int(rng.randint(2**31)))
+    return LinearRidge() if kind == "linear" else PairRidge()
 
 
 def _chunks(x: np.ndarray) -> list[np.ndarray]:

@@ -137,7 +137,8 @@ def _pandas_column(name: str, series: Any) -> Column:
         return Column(name, series.to_numpy(dtype=bool))
     if kind == "M":
         naive = series.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(dtype, "tz", None) is not None else series
-        return Column(name, naive.to_numpy(dtype="datetime64[us]"))
+        # By way of pandas' own dtype: those of pyarrow hold None, which NumPy cannot make a date of.
+        return Column(name, naive.astype("datetime64[us]").to_numpy())
     if kind == "m":
         return Column(name, series.to_numpy(dtype="timedelta64[us]"))
     if hasattr(dtype, "freq") and hasattr(series, "dt"):  # pandas.PeriodDtype

@@ -95,7 +95,7 @@ class Clock:
 
     def left(self) -> float:
         """Time until this leg must have ended, by its own limit or that of the run; infinity without limits."""
-        limits = [limit for limit in (self.leg, None if self.budget is None else self.budget - self.earlier)]
+        limits = (self.leg, None if self.budget is None else self.budget - self.earlier)
         return min((limit for limit in limits if limit is not None), default=math.inf) - self.elapsed()
 
     def fits(self, seconds: float) -> bool:

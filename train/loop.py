@@ -155,8 +155,8 @@ def pretrain(
             raise ConfigError(f"{name} is {value}; it must be above 0")
     if cfg.steps is None and time_limit is None and total_time is None and cfg.time_limit is None:
         raise ConfigError("train.steps is null, which needs a time limit: give one, or set train.steps")
-    if seed == cfg.validation_seed:
-        raise ConfigError(f"seed {seed} is also train.validation_seed; held-out tasks would be training tasks")
+    if (seed - cfg.validation_seed) % 2**32 == 0:  # a key has 32 bits of its seed
+        raise ConfigError(f"seed {seed} draws the tasks of train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
     if sampler_factory is None:
         recipe.check_classes(prior)

@@ -31,7 +31,7 @@ def make_optimizer(cfg: TrainConfig) -> optax.GradientTransformation:
             weight_decay=cfg.muon_weight_decay,
             adam_b2=cfg.adam_b2,
             adam_weight_decay=cfg.adam_weight_decay,
-            adam_learning_rate=cfg.adam_learning_rate / cfg.learning_rate if cfg.learning_rate else 1.0,
+            adam_learning_rate=cfg.adam_learning_rate / cfg.learning_rate,
             muon_weight_dimension_numbers=trunk_matrices,
             consistent_rms=0.2,
         ),

@@ -1,8 +1,8 @@
 """Ridge scores of a task inside the training step, what `priorax.models.ridge_scores` makes of a table.
 
-The same two regressions, written for rows and columns of fixed number: what a task lacks is masked, left-out rows are those
+The same three regressions, written for rows and columns of fixed number: what a task lacks is masked, left-out rows are those
 with a weight of 0, and the linear one is solved for rows instead of effects, which need not be turned back into weights here.
-`priorax.models.linear_ridge` and `kernel_ridge` say where the methods come from, and tests compare both implementations. What
+`priorax.models.linear_ridge`, `kernel_ridge` and `pair_ridge` say where the methods come from, and tests compare both implementations. What
 differs: `LEVELS` levels of a category have an indicator instead of 100, all rows are slope and width rows, and numbers are f32.
 
 All functions take one task. Sizes: R rows, of which the first N are context; F columns; P effects; K classes.
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..models import kernel_ridge, linear_ridge
+from ..models import kernel_ridge, linear_ridge, pair_ridge
 from ..models.effects import WINSORISED
 from ..models.ridge_scores import FOLDS, KINDS
 
@@ -37,9 +38,17 @@ def ridge_scores(
       classes: K, at least ``n_classes``.
 
     Returns:
-      f32[2, R, K] in the order of `priorax.models.ridge_scores.KINDS`, classes of a single context row 0, and bool[2], whether
+      f32[3, R, K] in the order of `priorax.models.ridge_scores.KINDS`, classes of a single context row 0, and bool[3], whether
       a kind says something.
     """
+    # Other platforms multiply f32 in 16 bits or little more, of which eigenvalues and factors come out wrong or not at all.
+    with jax.default_matmul_precision("highest"):
+        return _scores(x, y, categorical, n_classes, context, classes)
+
+
+def _scores(
+    x: jax.Array, y: jax.Array, categorical: jax.Array, n_classes: jax.Array, context: int, classes: int
+) -> tuple[jax.Array, jax.Array]:
     shown = y[:context]
     d = effects(x, categorical, context)
     label = jax.nn.one_hot(shown, classes)
@@ -47,7 +56,11 @@ def ridge_scores(
     known = label.sum(0) > 1
     target = label * known
     kept = folds(shown)
-    found = {"linear": _linear(d, target, kept), "kernel": _kernel(d, target, kept, n_classes)}
+    found = {
+        "linear": _linear(d, target, kept),
+        "kernel": _kernel(d, target, kept, n_classes),
+        "pairs": _pairs(d, target, kept),
+    }
     scores = jnp.stack([found[kind] for kind in KINDS])
     possible = (d[:context] != 0).any() & (known.sum() > 1)
     told = jnp.stack([says_something(s[:context], target, kept) for s in scores])
@@ -136,7 +149,9 @@ def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
     everyone = jnp.ones(n)
     unit = middle_distance(distances, everyone)
     widths = jnp.asarray(kernel_ridge.WIDTHS, jnp.float32)
-    errors, penalties = jax.lax.map(lambda w: _least_left_out(jnp.exp(-distances / (w * unit)), centred), widths)
+    errors, penalties = jax.lax.map(
+        lambda w: _least_left_out(jnp.exp(-distances / (w * unit)), centred, kernel_ridge.PENALTIES), widths
+    )
     width = widths[jnp.argmin(errors)]
     penalty = penalties[jnp.argmin(errors)]
     scale = width * unit
@@ -151,7 +166,7 @@ def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
         return jnp.exp(-apart / (width * middle_distance(apart[:n], weight)))
 
     last = stretched(d, everyone)
-    _, last_penalty = _least_left_out(last[:n], centred)
+    _, last_penalty = _least_left_out(last[:n], centred, kernel_ridge.PENALTIES)
     asked = last[n:] @ _masked_solve(last[:n], last_penalty, everyone, target)
 
     def fold(weight: jax.Array) -> jax.Array:
@@ -159,6 +174,25 @@ def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Arr
         return kernel @ _masked_solve(kernel, last_penalty, weight, target)
 
     own = jnp.einsum("kn,knc->nc", 1 - kept, jax.lax.map(fold, kept))
+    return jnp.concatenate([own, asked])
+
+
+def _pairs(d: jax.Array, target: jax.Array, kept: jax.Array) -> jax.Array:
+    """Scores f32[R, K] as of `PairRidge`; arguments as of `_linear`."""
+    n = len(target)
+    inner = d @ d[:n].T
+    apart = jnp.square(inner[:n]).sum() - jnp.square(jnp.diag(inner)).sum()
+    unit = jnp.sqrt(jnp.maximum(apart, 0.0) / (n * (n - 1)))
+    kernel = jnp.square(1 + pair_ridge.PAIR_SCALE * inner / jnp.where(unit > 0, unit, 1.0)) - 1
+    length = jnp.trace(kernel[:n]) / n
+    kernel = kernel / jnp.where(length > 0, length, 1.0)
+    _, penalty = _least_left_out(kernel[:n], target - target.mean(0), pair_ridge.PENALTIES)
+
+    def fold(weight: jax.Array) -> jax.Array:
+        return kernel[:n] @ _masked_solve(kernel[:n], penalty, weight, target)
+
+    own = jnp.einsum("kn,knc->nc", 1 - kept, jax.lax.map(fold, kept))
+    asked = kernel[n:] @ _masked_solve(kernel[:n], penalty, jnp.ones(n), target)
     return jnp.concatenate([own, asked])
 
 
@@ -190,8 +224,8 @@ def _masked_solve(kernel: jax.Array, penalty: jax.Array, weight: jax.Array, targ
     return jax.scipy.linalg.cho_solve(factor, (target - mean) * weight[:, None])
 
 
-def _least_left_out(kernel: jax.Array, centred: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The least squared error of rows predicted without themselves, and its penalty."""
+def _least_left_out(kernel: jax.Array, centred: jax.Array, penalties: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """The least squared error of rows predicted without themselves, over ``penalties`` f64[.], and its penalty."""
     values, vectors = jnp.linalg.eigh(kernel)
     values = jnp.maximum(values, 0.0)
     along, squares = vectors.T @ centred, vectors**2
@@ -200,15 +234,15 @@ def _least_left_out(kernel: jax.Array, centred: jax.Array) -> tuple[jax.Array, j
         inverse = 1 / (values + penalty)
         return ((vectors @ (along * inverse[:, None]) / (squares @ inverse)[:, None]) ** 2).sum()
 
-    penalties = jnp.asarray(kernel_ridge.PENALTIES, jnp.float32)
-    errors = jax.vmap(error)(penalties)
-    return errors.min(), penalties[jnp.argmin(errors)]
+    tried = jnp.asarray(penalties, jnp.float32)
+    errors = jax.vmap(error)(tried)
+    return errors.min(), tried[jnp.argmin(errors)]
 
 
 def _distances(a: jax.Array, b: jax.Array) -> jax.Array:
-    """f32[A, B] between rows."""
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return jnp.sqrt(jnp.maximum(squares, 0.0))
+    """f32[A, B] between rows. Differences are squared, not products of rows subtracted from squared lengths: in f32 that gives
+    near rows among distant ones distances that no rows have, and the kernel of those has no Cholesky factor."""
+    return jnp.sqrt(jnp.square(a[:, None] - b).sum(-1))
 
 
 def middle_distance(distances: jax.Array, weight: jax.Array) -> jax.Array:

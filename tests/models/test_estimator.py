@@ -260,7 +260,7 @@ def test_nan_in_logits_raises(table, tiny_weights):
     x, y = np.nan_to_num(table[0][:40]).astype(np.float32)[None], np.zeros((1, 40), np.int32)
     contexts = inference.Contexts(x, y, np.array([5], np.int32), np.array([2], np.int32), np.zeros((1, 5), bool))
     with pytest.raises(NumericalError, match="NaN or infinite for 3 of 3 rows"):
-        broken.open(contexts).logits(lambda m, rows: x[0, :3][rows], 3)
+        inference.Session(broken, contexts).logits(lambda m, rows: x[0, :3][rows], 3)
 
 
 def test_a_fresh_process_predicts_without_a_socket(tiny_weights, tmp_path):

@@ -91,6 +91,17 @@ def test_containers_agree(frame):
     np.testing.assert_array_equal(TableEncoder().fit_transform(levels)[:, 0], [0, 2, np.nan])
 
 
+@pytest.mark.parametrize("kind", ["date32", "date64", "timestamp"])
+def test_arrow_dates_with_gaps_in_pandas(kind):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    dtype = pd.ArrowDtype(pa.timestamp("ns") if kind == "timestamp" else getattr(pa, kind)())
+    days = pd.Series(pd.to_datetime(["2020-01-01", None, "2021-06-30", "1999-12-31"]))
+    arrow = (days if kind == "timestamp" else days.dt.date.where(days.notna(), None)).astype(dtype)
+    want = TableEncoder().fit_transform(pd.DataFrame({"d": days}))
+    np.testing.assert_array_equal(TableEncoder().fit_transform(pd.DataFrame({"d": arrow})), want)
+    assert np.isnan(want[1]).all() and not np.isnan(want[[0, 2, 3]]).any()
+
+
 def test_lists_and_object_arrays():
     rows = [[1, "a", decimal.Decimal("0.5")], [2, "b", 1], [None, "a", 2]]
     want = TableEncoder().fit_transform(rows)
@@ -195,8 +206,24 @@ def test_scales_that_break_single_precision():
     x = TableEncoder().fit_transform(table)
     assert np.isfinite(x).all() and np.abs(x).max() <= CLIP
     for j in range(3):
-        np.testing.assert_allclose(x[:, j], (n - 24.5) / 24.5, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(x[:, j] - x[0, j], n / 24.5, rtol=1e-5, atol=1e-5)
     assert len(np.unique(x[:, 3])) == 50  # one outlier does not flatten the others
+
+
+@pytest.mark.parametrize("residue", [0.1 + 0.2 - 0.3, 1e-6, 1e-25])
+def test_far_outliers_of_a_column_that_is_nearly_one_value_stay_apart(residue):
+    """Most rows hold noise around 0, some hold what matters."""
+    rng = np.random.default_rng(0)
+    column = np.where(rng.random(400) < 0.8, residue * rng.integers(0, 3, 400), rng.uniform(1, 10, 400))
+    x = TableEncoder().fit_transform(column[:, None])[:, 0]
+    assert np.isfinite(x).all() and len(np.unique(x)) == len(np.unique(column.astype(np.float32)))
+    assert (np.argsort(x, kind="stable") == np.argsort(column.astype(np.float32), kind="stable")).all()
+
+
+def test_small_values_of_many_orders_stay_apart():
+    p_values = 10 ** np.random.default_rng(0).uniform(-40, 0, 400)
+    x = TableEncoder().fit_transform(p_values[:, None])[:, 0]
+    assert len(np.unique(x)) == 400 and (np.argsort(x) == np.argsort(p_values)).all()
 
 
 def test_nothing_varies():

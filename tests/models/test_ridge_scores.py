@@ -8,12 +8,13 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, ridge_scores
+from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, pair_ridge, ridge_scores
 from priorax.models.effects import Effects
 from priorax.models.folds import row_keys, spread_over_folds, stratified_part
 from priorax.models.inference import get_engine
 from priorax.models.kernel_ridge import KernelRidge
 from priorax.models.linear_ridge import LinearRidge
+from priorax.models.pair_ridge import PairRidge
 from priorax.models.ridge_scores import KINDS, LEAST_ROWS, RidgeScores, scores_of_symbols
 from sklearn import kernel_ridge as reference
 from sklearn.base import clone
@@ -37,7 +38,7 @@ def _problem(n, columns, classes, seed):
 
 
 def _ridge(kind):
-    return LinearRidge() if kind == "linear" else KernelRidge(0)
+    return {"linear": LinearRidge, "kernel": lambda: KernelRidge(0), "pairs": PairRidge}[kind]()
 
 
 @pytest.mark.parametrize("columns", [6, 150])  # fewer and more columns than rows
@@ -75,9 +76,59 @@ def test_kernel_scores_against_scikit_learn(classes, monkeypatch):
     np.testing.assert_allclose(ridge.apply(d[:9] + 0.1), wanted(fold >= 0, d[:9] + 0.1), rtol=1e-5, atol=1e-7)
 
 
-def test_slopes_are_derivatives():
+@pytest.mark.parametrize("classes", [2, 4])
+def test_pair_scores_against_products_written_down(classes):
+    """Plain ridge regressions on the effects and all their products, with scikit-learn."""
+    d, target, fold = _problem(120, 6, classes, 2)
+    ridge = PairRidge()
+    scores = ridge.fit(d, target, fold)
+    scale = pair_ridge.PAIR_SCALE / pair_ridge.typical(d @ d.T)
+
+    def wide(d):
+        pairs = (d[:, :, None] * d[:, None]).reshape(len(d), -1)
+        return np.concatenate([np.sqrt(2 * scale) * d, scale * pairs], axis=1)
+
+    x = wide(d)
+    length = (x**2).sum(1).mean()
+    chosen = _least_left_out(x, target, pair_ridge.PENALTIES * length)
+    for k in range(10):
+        out = fold == k
+        fitted = Ridge(alpha=chosen, fit_intercept=False).fit(x[~out], target[~out] - target[~out].mean(0))
+        np.testing.assert_allclose(scores[out], fitted.predict(x[out]), rtol=1e-6, atol=1e-8)
+    fitted = Ridge(alpha=chosen, fit_intercept=False).fit(x, target - target.mean(0))
+    np.testing.assert_allclose(ridge.apply(d[:9] + 0.1), fitted.predict(wide(d[:9] + 0.1)), rtol=1e-6, atol=1e-8)
+
+
+def _least_left_out(x, target, penalties):
+    """The penalty under which rows predicted from all others, one fit each, have the least squared error."""
+    errors = []
+    for penalty in penalties:
+        centred, error = target - target.mean(0), 0.0
+        for i in range(len(x)):
+            rest = np.arange(len(x)) != i
+            fitted = Ridge(alpha=penalty, fit_intercept=False).fit(x[rest], centred[rest])
+            error += ((fitted.predict(x[i : i + 1]) - centred[i]) ** 2).sum()
+        errors.append(error)
+    return penalties[np.argmin(errors)]
+
+
+def test_what_two_columns_say_together_is_found():
+    """Which of two rows of a table of teams wins, by a number for every pair; neither column says anything alone."""
+    rng = np.random.default_rng(4)
+    teams = rng.integers(0, 6, size=(900, 2))
+    x, y = teams.astype(np.float32), rng.permutation(np.arange(36) % 2).reshape(6, 6)[tuple(teams.T)]
+    found = {}
+    for kind in ("linear", "pairs"):
+        scores = RidgeScores((kind,), 0)
+        scores.fit_transform(x[:600], y[:600], np.array([6, 6]))
+        found[kind] = roc_auc_score(y[600:], scores.apply(x[600:])[:, 0, 1]) if scores.kinds_ else 0.5
+    assert found["pairs"] > 0.99 and found["linear"] < 0.85, found
+
+
+@pytest.mark.parametrize("kind", ["kernel", "pairs"])
+def test_slopes_are_derivatives(kind):
     d, target, fold = _problem(90, 4, 3, 3)
-    ridge = _ridge("kernel")
+    ridge = _ridge(kind)
     ridge.fit(d, target, fold)
     at, step = np.random.default_rng(0).normal(size=(5, 4)), 1e-5
     moves = [ridge.apply(at + step * side) - ridge.apply(at - step * side) for side in np.eye(4)]
@@ -120,7 +171,7 @@ def test_columns_that_matter_are_stretched():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_does_not_know_its_label(kind, monkeypatch):
-    for module in (linear_ridge, kernel_ridge):
+    for module in (linear_ridge, kernel_ridge, pair_ridge):
         monkeypatch.setattr(module, "PENALTIES", np.array([0.01]))
     monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     d, target, fold = _problem(100, 5, 2, 5)
@@ -162,7 +213,7 @@ def test_no_scores_where_columns_say_nothing(kind):
 def test_no_scores_for_few_rows_or_one_class_or_unknown_levels_or_when_not_wanted():
     x, y = _sums(LEAST_ROWS, 3, 2, 3, noise=0.1)
     numbers = np.zeros(3, int)
-    assert RidgeScores(KINDS, 0).fit_transform(x, y, numbers).shape == (LEAST_ROWS, 2, 2)
+    assert RidgeScores(KINDS, 0).fit_transform(x, y, numbers).shape == (LEAST_ROWS, 3, 2)
     names = np.arange(LEAST_ROWS, dtype=np.float32)[:, None]  # one row a level: no effect can be learned
     for kinds, table, label, levels in (
         (KINDS, x[1:], y[1:], numbers), (KINDS, x, 0 * y, numbers), ((), x, y, numbers), (KINDS, names, y, np.array([LEAST_ROWS])),
@@ -186,7 +237,7 @@ def test_order_of_rows_and_scale_of_columns_change_nothing(most, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_symbol_has_the_score_of_its_classes_together(kind, monkeypatch):
-    for module in (linear_ridge, kernel_ridge):
+    for module in (linear_ridge, kernel_ridge, pair_ridge):
         monkeypatch.setattr(module, "PENALTIES", np.array([0.01]))
     monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
     monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
@@ -229,6 +280,7 @@ def test_large_tables_are_fitted_to_a_part(kind, monkeypatch):
 
     monkeypatch.setattr(LinearRidge, "most_rows", 300)
     monkeypatch.setattr(KernelRidge, "most_rows", 300)
+    monkeypatch.setattr(PairRidge, "most_rows", 300)
     monkeypatch.setattr(effects, "MOST_EFFECTS", 30)
     x, y = _sums(2000, 40, 3, 6)
     scores = RidgeScores((kind,), 0)
@@ -326,7 +378,7 @@ def test_attention_to_a_score_is_attention_to_its_columns(tiny_weights):
     model = PFNClassifier(weights=tiny_weights, n_estimators=2).fit(table, y)
     assert model._ridge.kinds_ == KINDS
     shares = model._ridge.shares(model._encode(table[:40]))
-    assert shares.shape == (40, 2, 7)
+    assert shares.shape == (40, 3, 7)
     np.testing.assert_allclose(shares.sum(2), 1)
     assert (shares.mean(0).argmax(1) == 6).all()  # the text says most
     found = explain.attention(model, table[:40])

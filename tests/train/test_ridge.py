@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from priorax.models import kernel_ridge, linear_ridge
+from priorax.models import kernel_ridge, linear_ridge, pair_ridge
 from priorax.models.effects import Effects
 from priorax.models.kernel_ridge import KernelRidge
 from priorax.models.linear_ridge import LinearRidge
+from priorax.models.pair_ridge import PairRidge
 from priorax.models.ridge_scores import FOLDS
 from priorax.train import ridge
 
@@ -43,7 +44,7 @@ def _reference(x, y, categorical, classes):
     fold = np.argmin(np.asarray(ridge.folds(jnp.asarray(shown))), axis=0)
     target = (shown[:, None] == np.arange(classes)).astype(float)
     scores = []
-    for regression in (LinearRidge(), KernelRidge(0)):
+    for regression in (LinearRidge(), KernelRidge(0), PairRidge()):
         own = regression.fit(d[:_CONTEXT], target, fold)
         scores.append(np.concatenate([own, regression.apply(d[_CONTEXT:])]))
     return d, np.stack(scores)
@@ -76,9 +77,9 @@ def test_labels_of_query_rows_and_unused_columns_and_classes_change_nothing():
     assert (np.asarray(scores)[..., 2:] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["_linear", "_kernel"])
+@pytest.mark.parametrize("kind", ["_linear", "_kernel", "_pairs"])
 def test_a_score_does_not_know_its_label(kind, monkeypatch):
-    for module in (linear_ridge, kernel_ridge):
+    for module in (linear_ridge, kernel_ridge, pair_ridge):
         monkeypatch.setattr(module, "PENALTIES", np.array([0.01]))
     monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     x, y, categorical = _table(5, 5, (), 2)
@@ -110,6 +111,26 @@ def test_a_class_of_one_row_has_no_scores():
     y[3] = 2
     scores, told = _compiled(4)(x, y, categorical, 3)
     assert told.all() and (np.asarray(scores)[..., 2] == 0).all()
+
+
+@pytest.mark.parametrize("columns", [1, 10])
+def test_single_precision_is_enough(columns):
+    """One column with heavy tails, ten that are all but the same: near rows among distant ones."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x = np.exp(3 * rng.normal(size=(_ROWS, 1))) if columns == 1 else rng.normal(size=(_ROWS, 1))
+        x = (x + (1e-4 * rng.normal(size=(_ROWS, columns)) if columns > 1 else 0)).astype(np.float32)
+        y = (x[:, 0] > np.median(x[:, 0])).astype(int)
+        scores, told = _compiled(2)(x, y, np.zeros(columns, bool), 2)
+        assert np.isfinite(scores).all() and told.all(), seed
+
+
+def test_products_are_taken_in_full_precision_on_every_platform():
+    x, y, categorical = _table(0, 3, (2,), 2)
+    fit = lambda x, y: ridge.ridge_scores(x, y, jnp.asarray(categorical), jnp.int32(2), _CONTEXT, 2)
+    program = jax.jit(fit).trace(x, y).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 10 and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_folds_share_every_class_evenly():
