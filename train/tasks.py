@@ -13,7 +13,7 @@ from ..configs.recipe import TaskShape
 from ..priors import make_sampler
 from ..priors.task import TableShape, TaskBatch
 from .curriculum import table_shape
-from .ridge import ridge_scores
+from .ridge import KINDS, ridge_scores
 
 Sampler = Callable[[jax.Array, jax.Array], TaskBatch]
 SamplerFactory = Callable[[Any, TableShape, int], Sampler]
@@ -46,7 +46,7 @@ def with_scores(batch: TaskBatch, key: jax.Array, step: jax.Array, shape: TaskSh
     """Tables f32[B, R, F + S] of tasks, S = ``shape.score_columns``: behind its F or fewer columns every task has the scores that
     members of the estimator see (`priorax.models.ridge_scores`), of all regressions that say something.
 
-    Of regressions whose scores do not fit in together one is drawn; a task of more classes than S sees none.
+    Of regressions whose scores do not fit in together as many as do are drawn; a task of more classes than S sees none.
 
     Args:
       batch: B tasks of ``shape.context`` context rows.
@@ -58,7 +58,7 @@ def with_scores(batch: TaskBatch, key: jax.Array, step: jax.Array, shape: TaskSh
     if not room:
         return batch
     own_key = jax.random.fold_in(jax.random.fold_in(key, _CHOICE), step)
-    choice = jax.random.bits(own_key, (batch.n_tasks,))
+    choice = jax.random.uniform(own_key, (batch.n_tasks, len(KINDS)))
     # One task stays in a CPU's cache; other devices take nearly as long for one decomposition as for many.
     together = 1 if jax.default_backend() == "cpu" else batch.n_tasks
     tables = (batch.x, batch.y, batch.categorical, batch.n_features, batch.n_classes, choice)
@@ -78,13 +78,10 @@ def _with_scores(
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """The table of one task f32[R, F + room] with as many of its scores as fit behind its columns, and how many columns it has."""
     scores, told = ridge_scores(x, y, categorical, n_classes, context, classes)
-    kinds = len(told)
     # Of two classes only the second has a column, as in `scores_of_symbols`.
     width = jnp.where(n_classes == 2, 1, n_classes)
-    place = jnp.arange(kinds)
-    chosen = (choice % kinds).astype(jnp.int32)
-    lone = jnp.where(told[chosen], chosen, jnp.argmax(told))
-    kept = told & ((told.sum() * width <= room) | ((place == lone) & (width <= room)))
+    place = jnp.argsort(jnp.argsort(jnp.where(told, choice, jnp.inf)))
+    kept = told & (place < room // width)
     own = jnp.arange(classes)
     used = jnp.where(n_classes == 2, own == 1, own < n_classes)
     taken = (kept[:, None] & used).reshape(-1)
