@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
+from priorax.configs.errors import ConfigError, MissingError, ThresholdError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Evaluate(options.OutDir):
             methods += [f"{name} tuned={name}?seconds={seconds:g}" for name in names if name in SPACES]
         for model in self.model:
             if model != "none" and not Path(model.partition("?")[0]).is_file():
-                raise DataError(f"--model {model}: no such file")
+                raise MissingError(f"--model {model}: no such file")
         if not methods:
             raise ConfigError("--model none and --baselines none leave nothing to evaluate")
         return methods
