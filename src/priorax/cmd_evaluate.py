@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, MissingError, ThresholdError
+from priorax.configs.errors import ConfigError, MissingError, PrioraxError, ThresholdError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,13 @@ class Evaluate(options.OutDir):
             output.emit_json(summary)
         else:
             _show(result, board, summary)
+        _refuse_nothing(result)
         for metric, value in limits:
             mean, higher = _mean(result, metric)
+            if mean != mean:
+                raise ThresholdError(
+                    f"mean {metric} of {result.methods[0]}: there is no score to compare with {value:g}; {_why(result, metric)}"
+                )
             if not (mean >= value if higher else mean <= value):
                 raise ThresholdError(f"mean {metric} of {result.methods[0]} is {mean:.5f}, asked for was {value:g}")
 
@@ -155,12 +160,14 @@ def score_table(result: Any, board: list[dict[str, Any]]) -> str:
 
 
 def _show(result: Any, board: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    from priorax.eval.problems import group_problems
+
     print(
         f"ROC AUC (one versus rest) on {result.suite}, protocol {result.protocol.name}, {len(result.tasks)} data sets"
     )
     print(score_table(result, board))
-    for problem in summary["skipped"]:
-        print(f"{problem['status']}: {problem['method']} on {problem['data']}: {problem['reason']}")
+    for problem in group_problems(result):
+        print(problem)
     if summary["server_errors"]:
         print(f"server errors met and retried: {len(summary['server_errors'])}")
     if "compared" in summary:
@@ -190,6 +197,34 @@ def _mean(result: Any, metric: str) -> tuple[float, bool]:
 
     row = result.table(metric)[0]
     return float(row.mean()) if np.isfinite(row).all() else float("nan"), metric in HIGHER_IS_BETTER
+
+
+def _refuse_nothing(result: Any) -> None:
+    """Ends the command with the reason, and its exit code, when no method was scored on any data set."""
+    from priorax.eval.problems import group_problems
+
+    problems = group_problems(result)
+    if not problems or any(row["status"] == "ok" for row in result.rows):
+        return
+    main = max(problems, key=lambda problem: problem.size)
+    others = len({problem.reason for problem in problems} - {main.reason})
+    more = f" ({others} more {'reason' if others == 1 else 'reasons'} on stdout)" if others else ""
+    error = PrioraxError(f"nothing could be scored; {main}{more}")
+    error.exit_code = main.exit_code
+    raise error
+
+
+def _why(result: Any, metric: str) -> str:
+    """Why the first method's mean is not a number: what failed, or the note of a data set on which the metric says
+    nothing."""
+    from priorax.eval.problems import group_problems
+
+    first = result.methods[0]
+    for problem in group_problems(result):
+        if first in problem.methods:
+            return str(problem)
+    empty = [row for row in result.rows if row["method"] == first and row["metric"] == metric and row["value"] != row["value"]]
+    return "; ".join(dict.fromkeys(f"{row['data']}: {row['reason']}" for row in empty))
 
 
 def _compared(compared: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -67,6 +68,57 @@ def test_thresholds_in_both_directions(tmp_path, capsys):
     assert code == 2 and "roc_auc, roc_auc_ovo, log_loss" in err
     code, _, err = run(capsys, "evaluate", "--model", "none", "--baselines", "none")
     assert code == 2 and "nothing to evaluate" in err
+
+
+def flowers(folder):
+    """A table of two classes that one column tells apart, its class in the last column."""
+    path = folder / "flowers.csv"
+    path.write_text("width,species\n" + "\n".join(f"{i % 2 + i / 100},{'ab'[i % 2]}" for i in range(30)) + "\n")
+    return path
+
+
+def test_nothing_scored_ends_with_the_reason(tmp_path, capsys):
+    pytest.importorskip("pandas", reason="reading files needs pandas")
+    path, base = flowers(tmp_path), ["evaluate", "--model", "none", "--quiet"]
+    wrong = [*base, "--baselines", "knn,majority", "--suite", f"{path}::specis", "--out", tmp_path / "out"]
+    code, out, err = run(capsys, *wrong)
+    assert code == 3 and len(err.strip().splitlines()) == 1
+    assert err.startswith("error[3]: nothing could be scored; failed: knn, majority on ") and 'column "specis"' in err
+    assert out.count("specis\" is not in") == 1, "one reason, one line"
+    assert (tmp_path / "out" / "report.html").exists() and len(rows(tmp_path / "out")) == 2
+    code, _, err = run(capsys, *base, "--baselines", "knn", "--suite", tmp_path / "gone.csv", "--fail-under", "roc_auc=0.5")
+    assert code == 4 and "no data file" in err  # the reason, not the threshold, which nothing was held against
+    code, out, _ = run(capsys, *base, "--baselines", "knn", "--suite", f"{path},{tmp_path / 'gone.csv'}")
+    assert code == 0 and "failed: knn on" in out and "no data file" in out  # in part is not nothing
+
+
+def test_an_absent_package_is_named_once(capsys):
+    optional = ("tabpfn", "tabicl", "catboost", "lightgbm", "xgboost")
+    absent = next((name for name in optional if importlib.util.find_spec(name) is None), None)
+    if absent is None:
+        pytest.skip("every optional baseline is installed")
+    args = ["evaluate", "--model", "none", "--tasks", "iris", "wine", "--quiet"]
+    code, out, err = run(capsys, *args, "--baselines", absent)
+    assert code == 4 and err.startswith(f"error[4]: nothing could be scored; failed: {absent} on wine, iris (5 folds each)")
+    assert err.count("pip install") == out.count("pip install") == 1
+    code, out, _ = run(capsys, *args, "--baselines", f"knn,{absent}")
+    assert code == 0 and out.count("pip install") == 1
+
+
+def test_a_set_that_is_in_no_cache(tmp_path, capsys):
+    pytest.importorskip("openml", reason="the openml client is not installed")
+    (tmp_path / "org" / "openml" / "www").mkdir(parents=True)
+    code, out, err = run(capsys, "evaluate", "--suite", "11,37", "--openml-cache", tmp_path, "--model", "none", "--quiet")
+    assert code == 4 and "OpenML task 11 is not in the offline cache" in err and "1 more reason on stdout" in err
+    assert out.count("task 11 is not") == out.count("task 37 is not") == 1
+
+
+def test_a_threshold_without_a_score_says_why(tmp_path, capsys):
+    pytest.importorskip("pandas", reason="reading files needs pandas")
+    suite = f"{flowers(tmp_path)},{tmp_path / 'gone.csv'}"
+    args = ["evaluate", "--model", "none", "--baselines", "knn", "--quiet", "--fail-under", "roc_auc=0.9"]
+    code, _, err = run(capsys, *args, "--suite", suite)
+    assert code == 7 and "there is no score to compare with 0.9" in err and "no data file" in err and "nan" not in err
 
 
 def test_comparison_with_an_earlier_folder(tmp_path, capsys):
