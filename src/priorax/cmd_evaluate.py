@@ -24,8 +24,8 @@ class Evaluate(options.OutDir):
     """Name of a suite, OpenML task ids (11,37), local files (a.csv::target), a YAML file, or a folder of --prefetch."""
     model: tuple[str, ...] = ()
     """Weights files to evaluate, none for no network; the shipped weights when left out."""
-    baselines: str = "logistic_regression,knn,random_forest"
-    """Baselines, with commas; or none. Also with settings: random_forest?n_estimators=500."""
+    baselines: tuple[str, ...] = ("logistic_regression", "knn", "random_forest")
+    """Baselines, with commas or spaces; or none. Also with settings: random_forest?n_estimators=500."""
     tune: str | None = None
     """Also tune every baseline by random search for this long on each training set, e.g. 60s."""
     protocol: str | None = None
@@ -97,7 +97,10 @@ class Evaluate(options.OutDir):
 
     def _methods(self) -> list[str]:
         methods = [f"priorax:{m}" for m in self.model if m != "none"] or ([] if self.model else ["priorax"])
-        names = [b.strip() for b in self.baselines.split(",") if b.strip() and b.strip().lower() != "none"]
+        if not self.baselines:  # a flag without values; before they could be several it was refused
+            raise ConfigError("--baselines names nothing; write --baselines none for no baseline")
+        given = [name.strip() for text in self.baselines for name in text.split(",")]
+        names = [name for name in given if name and name.lower() != "none"]
         methods += names
         if self.tune is not None:
             from priorax.eval.search import SPACES

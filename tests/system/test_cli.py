@@ -83,6 +83,7 @@ def test_every_command_explains_its_flags(command, capsys):
         (["predict", "--train", "no.csv", "--test", "no.csv", "--target", "y"], 3, "no file no.csv"),
         (["evaluate", "--suite", "bundle"], 2, "is no suite"),
         (["evaluate", "--model", "nope.safetensors"], 4, "no such file"),
+        (["evaluate", "--baselines"], 2, "--baselines none"),
         (["evaluate", "--fail-under", "roc_auc"], 2, "METRIC=VALUE"),
         (["evaluate", "--fail-under", "roc_auc=0.9", "--fail-under=brier=0.5"], 2, "--fail-under is given twice"),
         (["pretrain", "--recipe", "smoke", "--prior", "many_classes", "--out", "x"], 2, "model.max_classes to 60"),
