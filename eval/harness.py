@@ -54,7 +54,9 @@ def evaluate(
       n_estimators: ensemble size of networks that do not say it themselves.
       tasks: only these task ids of the suite.
       log: called as ``log(event, **fields)`` with events ``eval.start``, ``eval.task`` (a method finished a task),
-        ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded).
+        ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded),
+
+        ``eval.target`` (which column of a file is the class).
 
     Returns:
       All results, in an order that depends on the arguments only.
@@ -88,7 +90,7 @@ def evaluate(
 
     def work() -> Iterator[Any]:
         for task in ids:
-            for unit in _units(suite, task, protocol, seed, chosen, digests, store, names, done):
+            for unit in _units(suite, task, protocol, seed, chosen, digests, store, names, done, tell):
                 yield joblib.delayed(_run_unit)(unit, default_threads(jobs), protocol.prepare)
 
     for unit in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=2 * jobs)(work()):
@@ -117,11 +119,13 @@ class _Unit:
     out: Path
 
 
-def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, done) -> Iterator[_Unit]:
+def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, done, tell) -> Iterator[_Unit]:
     """What is left to do for a task. Problems with the data set itself are recorded for every method at once."""
     try:
         data = dataclasses.replace(suite.load(task), id=task)
         names[task] = data.name
+        if data.target:
+            tell("eval.target", data=data.name, target=data.target)
         data, splits, note = apply_protocol(data, protocol, seed)
     except PrioraxError as error:
         status = "skipped" if task in names else "failed"

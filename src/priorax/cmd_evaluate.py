@@ -226,18 +226,24 @@ def _why(result: Any, metric: str) -> str:
     for problem in group_problems(result):
         if first in problem.methods:
             return str(problem)
-    empty = [row for row in result.rows if row["method"] == first and row["metric"] == metric and row["value"] != row["value"]]
-    return "; ".join(dict.fromkeys(f"{row['data']}: {row['reason']}" for row in empty))
+    rows = [row for row in result.rows if row["method"] == first and row["metric"] == metric]
+    return "; ".join(dict.fromkeys(f"{row['data']}: {row['reason']}" for row in rows if row["value"] != row["value"]))
 
 
 def _compared(compared: dict[str, Any]) -> list[str]:
     """Lines on what changed since an earlier evaluation."""
+    from priorax.eval.statistics import interval_text
+
     lines = ["against the earlier evaluation (positive: better now; 95 % paired bootstrap interval over data sets)"]
     for row in compared["methods"]:
         was = "" if row["before"] == row["method"] else f" (was {row['before']})"
+        name, count = f"  {row['method']}{was}, {row['metric']}: ", row["data_sets"]
+        if not count:
+            lines.append(f"{name}no data set that both finished")
+            continue
         lines.append(
-            f"  {row['method']}{was}, {row['metric']}: {row['mean_before']:.4f} -> {row['mean_now']:.4f}, "
-            f"{row['difference']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], better on {row['better']}, equal on "
+            f"{name}{row['mean_before']:.4f} -> {row['mean_now']:.4f}, {row['difference']:+.4f} "
+            f"({interval_text(row['ci_low'], row['ci_high'], count)}), better on {row['better']}, equal on "
             f"{row['equal']}, worse on {row['worse']} of {row['data_sets']}"
         )
     return lines

@@ -92,6 +92,16 @@ def test_nothing_scored_ends_with_the_reason(tmp_path, capsys):
     assert code == 0 and "failed: knn on" in out and "no data file" in out  # in part is not nothing
 
 
+def test_the_target_of_a_file_is_told(tmp_path, capsys):
+    pytest.importorskip("pandas", reason="reading files needs pandas")
+    path, base = flowers(tmp_path), ["evaluate", "--model", "none", "--baselines", "majority"]
+    code, _, err = run(capsys, *base, "--suite", path)
+    assert code == 0 and "eval.target: data flowers, target species (last column)" in err
+    code, _, err = run(capsys, *base, "--suite", f"{path}::species", "--log", "json")
+    (told,) = [event for event in map(json.loads, err.splitlines()) if event["event"] == "eval.target"]
+    assert code == 0 and told["target"] == "species"
+
+
 def test_an_absent_package_is_named_once(capsys):
     optional = ("tabpfn", "tabicl", "catboost", "lightgbm", "xgboost")
     absent = next((name for name in optional if importlib.util.find_spec(name) is None), None)
@@ -132,10 +142,19 @@ def test_comparison_with_an_earlier_folder(tmp_path, capsys):
     assert "Against the earlier evaluation" in (tmp_path / "b" / "report.html").read_text()
     code, out, _ = run(capsys, *base, "--baselines", "knn", "--compare-with", tmp_path / "a", "--json")
     assert code == 0 and {row["equal"] for row in json.loads(out)["compared"]["methods"]} == {2}
+    code, out, _ = run(capsys, *base[:-3], "iris", "--quiet", "--baselines", "knn", "--compare-with", tmp_path / "a", "--out", tmp_path / "c")
+    assert code == 0 and "+0.0000 (no interval with one data set)" in out and "nan" not in out
+    assert "no interval with one data set" in (tmp_path / "c" / "report.html").read_text()
     code, _, err = run(capsys, *base, "--baselines", "knn", "--seed", "1", "--compare-with", tmp_path / "a")
     assert code == 3 and "other splits" in err
     code, _, err = run(capsys, *base, "--baselines", "knn", "--compare-with", tmp_path / "nowhere")
     assert code == 4 and "no folder" in err
+
+
+@pytest.mark.parametrize("given", [["majority,knn"], ["majority", "knn"], ["majority,", "knn"], ["none,majority", "knn"]])
+def test_baselines_with_commas_or_spaces(given, capsys):
+    code, out, _ = run(capsys, "evaluate", "--model", "none", "--baselines", *given, "--tasks", "iris", "--json", "--quiet")
+    assert code == 0 and list(json.loads(out)["roc_auc"]) == ["majority", "knn"]
 
 
 def test_tuned_baselines_join_their_defaults(capsys):
