@@ -81,6 +81,7 @@ class Evaluate(options.OutDir):
         if out:
             summary["report"] = evaluation_report(result, out / "report.html", compared=compared)
             summary["results"] = out
+            summary["not_in_report"] = _left_out(result, out)
         if self.json:
             output.emit_json(summary)
         else:
@@ -200,6 +201,23 @@ def _mean(result: Any, metric: str) -> tuple[float, bool]:
 
     row = result.table(metric)[0]
     return float(row.mean()) if np.isfinite(row).all() else float("nan"), metric in HIGHER_IS_BETTER
+
+
+def _left_out(result: Any, out: Path) -> dict[str, list[str]]:
+    """What earlier evaluations left in the folder and this one was not asked for; told, since a report without it takes
+    the place of theirs."""
+    from priorax.eval.store import Store
+
+    methods, tasks = Store(out).others(result.methods, result.tasks)
+    kinds = {"methods": methods, "data sets": tasks}
+    if methods or tasks:
+        held = "; ".join(f"{kind} {', '.join(names[:20])}{', ...' * (len(names) > 20)}" for kind, names in kinds.items() if names)
+        flags = " and ".join(["--model, --baselines and --tune"] * bool(methods) + ["--tasks"] * bool(tasks))
+        output.log(
+            f"warning: {out} also holds results of {held}, which were not named and are not in this report and leaderboard. "
+            f"Run the command again with --resume and with these too in {flags}: nothing finished is computed again."
+        )
+    return {"methods": methods, "tasks": tasks}
 
 
 def _refuse_nothing(result: Any) -> None:

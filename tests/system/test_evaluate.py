@@ -131,6 +131,23 @@ def test_a_threshold_without_a_score_says_why(tmp_path, capsys):
     assert code == 7 and "there is no score to compare with 0.9" in err and "no data file" in err and "nan" not in err
 
 
+def test_a_report_says_what_it_leaves_out(tmp_path, capsys):
+    """A second evaluation into a folder: its report replaces the first one's, so what is no longer in it is named."""
+    base = ["evaluate", "--model", "none", "--out", tmp_path / "e"]
+    code, _, err = run(capsys, *base, "--baselines", "knn,majority", "--tasks", "iris", "wine")
+    assert code == 0 and "not in this report" not in err
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "e" / "cells").rglob("*.npz")}
+    code, out, err = run(capsys, *base, "--resume", "--baselines", "logistic_regression,knn", "--tasks", "iris", "--json")
+    assert code == 0 and json.loads(out)["not_in_report"] == {"methods": ["majority"], "tasks": ["wine"]}
+    assert "also holds results of methods majority; data sets wine, which were not named" in err
+    assert {row["method"] for row in rows(tmp_path / "e")} == {"logistic_regression", "knn"}
+    every = ["--baselines", "logistic_regression,knn,majority", "--tasks", "iris", "wine"]
+    code, out, err = run(capsys, *base, "--resume", *every, "--json")
+    assert code == 0 and json.loads(out)["not_in_report"] == {"methods": [], "tasks": []} and "also holds" not in err
+    assert {(row["method"], row["task"]) for row in rows(tmp_path / "e")} >= {("majority", "wine"), ("logistic_regression", "wine")}
+    assert all(path.stat().st_mtime_ns == time for path, time in cells.items()), "finished work was done again"
+
+
 def test_comparison_with_an_earlier_folder(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the report needs matplotlib")
     base = ["evaluate", "--model", "none", "--tasks", "iris", "wine", "--quiet"]
