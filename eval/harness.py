@@ -15,7 +15,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from ..configs.errors import ConfigError, PrioraxError
+from ..configs.errors import ConfigError, MemoryLimitError, PrioraxError
 from ..configs.eval import PROTOCOLS, Protocol
 from ..configs.load import nearest, to_dict
 from .baselines import default_threads
@@ -54,7 +54,9 @@ def evaluate(
       n_estimators: ensemble size of networks that do not say it themselves.
       tasks: only these task ids of the suite.
       log: called as ``log(event, **fields)`` with events ``eval.start``, ``eval.task`` (a method finished a task),
-        ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded).
+        ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded),
+
+        ``eval.target`` (which column of a file is the class).
 
     Returns:
       All results, in an order that depends on the arguments only.
@@ -88,7 +90,7 @@ def evaluate(
 
     def work() -> Iterator[Any]:
         for task in ids:
-            for unit in _units(suite, task, protocol, seed, chosen, digests, store, names, done):
+            for unit in _units(suite, task, protocol, seed, chosen, digests, store, names, done, tell):
                 yield joblib.delayed(_run_unit)(unit, default_threads(jobs), protocol.prepare)
 
     for unit in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=2 * jobs)(work()):
@@ -98,7 +100,7 @@ def evaluate(
     rows = _rows(store, [m.name for m in chosen], ids, names, done, protocol)
     result = EvalResult(
         rows, tuple(m.name for m in chosen), tuple(ids), names, suite.name, protocol, seed, out,
-        tuple(store.server_errors()), _keep=temporary,
+        tuple(store.server_errors()), _exit_codes(done), _keep=temporary,
     )  # fmt: skip
     _write(result)
     return result
@@ -117,17 +119,19 @@ class _Unit:
     out: Path
 
 
-def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, done) -> Iterator[_Unit]:
+def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, done, tell) -> Iterator[_Unit]:
     """What is left to do for a task. Problems with the data set itself are recorded for every method at once."""
     try:
         data = dataclasses.replace(suite.load(task), id=task)
         names[task] = data.name
+        if data.target:
+            tell("eval.target", data=data.name, target=data.target)
         data, splits, note = apply_protocol(data, protocol, seed)
     except PrioraxError as error:
         status = "skipped" if task in names else "failed"
         names.setdefault(task, task)
         for method in methods:
-            done[method.name, task] = [_problem(method.name, task, names[task], seed, status, str(error))]
+            done[method.name, task] = [_problem(method.name, task, names[task], seed, status, error)]
         return
     for method in methods:
         have = {
@@ -163,7 +167,7 @@ def _run_unit(unit: _Unit, threads: int, prepare: str) -> tuple[str, str, list[d
             values, note = score(y, p.astype(np.float32))
             meta |= {"values": values, "reason": "; ".join(filter(None, (note, answer.note)))}
         except Exception as error:  # a method may fail in any way; the reason is recorded, the evaluation goes on
-            meta |= {"status": "failed", "reason": f"{type(error).__name__}: {str(error)[:500]}"}
+            meta |= {"status": "failed", **_reason(error)}
         store.put(meta, y, p)
         records.append(meta)
     return unit.method.name, unit.data.id, records
@@ -209,10 +213,24 @@ def _metric_rows(meta: Mapping[str, Any], values: Mapping[str, float]) -> list[d
     ]
 
 
-def _problem(method: str, task: str, name: str, seed: int, status: str, reason: str) -> dict[str, Any]:
+def _reason(error: Exception) -> dict[str, Any]:
+    """What is kept of an error. Ours are sentences; of others the kind is told too, since it often says more than the
+    text."""
+    if isinstance(error, PrioraxError):
+        return {"reason": str(error), "exit_code": error.exit_code}
+    code = MemoryLimitError.exit_code if isinstance(error, MemoryError) else PrioraxError.exit_code
+    return {"reason": f"{type(error).__name__}: {str(error)[:500]}", "exit_code": code}
+
+
+def _exit_codes(done: Mapping[Any, list[dict[str, Any]]]) -> dict[str, int]:
+    bad = [meta for records in done.values() for meta in records if meta["status"] != "ok"]
+    return {meta["reason"]: meta["exit_code"] for meta in bad}
+
+
+def _problem(method: str, task: str, name: str, seed: int, status: str, error: PrioraxError) -> dict[str, Any]:
     sizes = dict.fromkeys(("n_train", "n_test", "n_features", "n_classes"), 0)
     where = {"method": method, "task": task, "data": name, "repeat": 0, "fold": 0, "shots": 0, "seed": seed}
-    return where | sizes | {"status": status, "reason": reason}
+    return where | sizes | {"status": status, **_reason(error)}
 
 
 def _report(tell, method: str, name: str, records: list[dict[str, Any]]) -> None:

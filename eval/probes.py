@@ -128,7 +128,7 @@ def make_probe(probe: Probe, k: int, context: int, query: int, seed: int = 0) ->
     rows = np.arange(n)
     return DataSet(
         id=task_id(probe.name, k),
-        name=f"{probe.name} {k}",
+        name=task_id(probe.name, k),
         X=x,
         y=y.astype(np.int64),
         classes=tuple(map(str, range(classes))),

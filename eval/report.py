@@ -14,7 +14,7 @@ from ..configs.errors import MissingError
 from ..configs.files import write_text
 from ..configs.load import to_dict
 from .metrics import HIGHER_IS_BETTER, METRICS, error_of
-from .statistics import compare, leaderboard, mean_ranks, shot_curve
+from .statistics import compare, interval_text, leaderboard, mean_ranks, shot_curve
 
 if TYPE_CHECKING:
     from .result import EvalResult
@@ -175,7 +175,7 @@ def _leaderboard_html(board: list[dict[str, Any]], metric: str) -> str:
     rows = [
         row
         | {
-            "ci": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
+            "ci": interval_text(row["ci_low"], row["ci_high"], row["data_sets"], ".4f"),
             "score": f"{row['wins']} / {row['ties']} / {row['losses']}",
         }
         for row in board
@@ -194,12 +194,12 @@ def _pairs_html(result: EvalResult, metric: str) -> str:
     rows = []
     for other in result.methods[1:]:
         pair = compare(result, first, other, metric)
-        interval = f"{pair['ci_low']:+.4f} to {pair['ci_high']:+.4f}"
+        interval = interval_text(pair["ci_low"], pair["ci_high"], pair["data_sets"])
         won = f"{pair['wins']} / {pair['ties']} / {pair['losses']}"
         rows.append(
             {
                 "against": other,
-                "difference": f"{pair['difference']:+.4f}",
+                "difference": f"{pair['difference']:+.4f}" if pair["data_sets"] else "none",
                 "95 % interval": interval,
                 "won / tied / lost": won,
             }
@@ -268,8 +268,8 @@ def _changes_html(compared: Mapping[str, Any]) -> str:
             "metric": row["metric"],
             "before": _show(row["mean_before"]),
             "now": _show(row["mean_now"]),
-            "difference": f"{row['difference']:+.4f}",
-            "95 % interval": f"{row['ci_low']:+.4f} to {row['ci_high']:+.4f}",
+            "difference": f"{row['difference']:+.4f}" if row["data_sets"] else "none",
+            "95 % interval": interval_text(row["ci_low"], row["ci_high"], row["data_sets"]),
             "better / equal / worse": f"{row['better']} / {row['equal']} / {row['worse']}",
         }
         for row in compared["methods"]

@@ -48,6 +48,7 @@ class EvalResult:
       out: folder of the results.
       server_errors: every error a server answered while data were loaded: dicts with task, attempt, error and whether
         another attempt followed.
+      exit_codes: reason of a problem -> exit code of the error behind it; empty when read from a folder.
     """
 
     rows: list[dict[str, Any]]
@@ -59,6 +60,7 @@ class EvalResult:
     seed: int
     out: Path
     server_errors: tuple[dict[str, Any], ...] = ()
+    exit_codes: dict[str, int] = dataclasses.field(default_factory=dict)
     _keep: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @property

@@ -92,6 +92,13 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tu
     return float(low), float(high)
 
 
+def interval_text(low: float, high: float, data_sets: int, form: str = "+.4f") -> str:
+    """An interval of `bootstrap_mean` for people, or why there is none."""
+    if data_sets < 2:
+        return f"no interval with {'one data set' if data_sets else 'no data set'}"
+    return f"{low:{form}} to {high:{form}}"
+
+
 def compare(result: EvalResult, a: str, b: str, metric: str = "roc_auc", seed: int = 0) -> dict[str, float]:
     """Paired comparison of two methods over the data sets both finished.
 

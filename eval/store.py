@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,21 @@ class Store:
 
     def cells(self, method: str, task: str) -> Iterator[Cell]:
         """Stored cells; damaged files are passed over and so computed again."""
-        for path in sorted(self._at(method, task).glob("r*f*.npz")):
-            try:
-                with np.load(path, allow_pickle=False) as held:
-                    yield Cell(json.loads(str(held["meta"])), held["y"].astype(np.int64), held["p"].astype(np.float64))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return _read(self._at(method, task))
+
+    def others(self, methods: Iterable[str], tasks: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Methods and tasks that have a finished cell here and are none of these."""
+        methods, tasks = set(methods), set(tasks)
+        known = {self._at(method, task) for method in methods for task in tasks}
+        more: tuple[set[str], set[str]] = set(), set()
+        for folder in (self.folder / "cells").glob("*/*"):
+            if folder in known:
                 continue
+            meta = next((cell.meta for cell in _read(folder) if cell.meta["status"] == "ok"), None)
+            if meta is not None:
+                more[0].add(meta["method"])
+                more[1].add(meta["task"])
+        return sorted(more[0] - methods), sorted(more[1] - tasks)
 
     def add_server_error(self, fields: Mapping[str, Any]) -> None:
         """Appends one server error to ``server_errors.jsonl``."""
@@ -95,6 +104,15 @@ class Store:
 
     def _at(self, method: str, task: str) -> Path:
         return self.folder / "cells" / _slug(method) / _slug(task)
+
+
+def _read(folder: Path) -> Iterator[Cell]:
+    for path in sorted(folder.glob("r*f*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                yield Cell(json.loads(str(held["meta"])), held["y"].astype(np.int64), held["p"].astype(np.float64))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            continue
 
 
 def _slug(text: str) -> str:

@@ -48,6 +48,7 @@ class DataSet:
       splits: official splits, or None.
       source: where it came from.
       group: the family of a synthetic task, else empty.
+      target: of a file: which column is the class, and "(last column)" where it is for want of another.
     """
 
     id: str
@@ -59,6 +60,7 @@ class DataSet:
     splits: tuple[Split, ...] | None = None
     source: str = ""
     group: str = ""
+    target: str = ""
 
     def take_rows(self, rows: np.ndarray) -> DataSet:
         """Only these rows, in this order; classes that vanish lose their code, official splits are dropped."""
@@ -211,12 +213,13 @@ def load_file(spec: str) -> DataSet:
             frame = pandas.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
     except (ValueError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
-    target = target or str(frame.columns[-1])
+    told, target = (target, target) if target else (f"{frame.columns[-1]} (last column)", str(frame.columns[-1]))
     if target not in frame.columns:
         raise DataError(f'column "{target}" is not in {file}. Columns: {", ".join(map(str, frame.columns[:30]))}.')
     X = frame.drop(columns=[target])
     categorical = [not pandas.api.types.is_numeric_dtype(X[name]) for name in X.columns]
-    return make_data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
+    data = make_data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
+    return dataclasses.replace(data, target=told)
 
 
 def _is_data_file(text: str) -> bool:

@@ -80,7 +80,7 @@ class HeldOut:
             out.append(
                 DataSet(
                     id=task_id(group, k),
-                    name=f"{group} {k}",
+                    name=task_id(group, k),
                     X=task.x.astype(np.float64),
                     y=task.y.astype(np.int64),
                     classes=tuple(map(str, range(task.n_classes))),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, DataError, MissingError, ThresholdError
+from priorax.configs.errors import ConfigError, MissingError, PrioraxError, ThresholdError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Evaluate(options.OutDir):
     """Name of a suite, OpenML task ids (11,37), local files (a.csv::target), a YAML file, or a folder of --prefetch."""
     model: tuple[str, ...] = ()
     """Weights files to evaluate, none for no network; the shipped weights when left out."""
-    baselines: str = "logistic_regression,knn,random_forest"
-    """Baselines, with commas; or none. Also with settings: random_forest?n_estimators=500."""
+    baselines: tuple[str, ...] = ("logistic_regression", "knn", "random_forest")
+    """Baselines, with commas or spaces; or none. Also with settings: random_forest?n_estimators=500."""
     tune: str | None = None
     """Also tune every baseline by random search for this long on each training set, e.g. 60s."""
     protocol: str | None = None
@@ -81,18 +81,27 @@ class Evaluate(options.OutDir):
         if out:
             summary["report"] = evaluation_report(result, out / "report.html", compared=compared)
             summary["results"] = out
+            summary["not_in_report"] = _left_out(result, out)
         if self.json:
             output.emit_json(summary)
         else:
             _show(result, board, summary)
+        _refuse_nothing(result)
         for metric, value in limits:
             mean, higher = _mean(result, metric)
+            if mean != mean:
+                raise ThresholdError(
+                    f"mean {metric} of {result.methods[0]}: there is no score to compare with {value:g}; {_why(result, metric)}"
+                )
             if not (mean >= value if higher else mean <= value):
                 raise ThresholdError(f"mean {metric} of {result.methods[0]} is {mean:.5f}, asked for was {value:g}")
 
     def _methods(self) -> list[str]:
         methods = [f"priorax:{m}" for m in self.model if m != "none"] or ([] if self.model else ["priorax"])
-        names = [b.strip() for b in self.baselines.split(",") if b.strip() and b.strip().lower() != "none"]
+        if not self.baselines:  # a flag without values; before they could be several it was refused
+            raise ConfigError("--baselines names nothing; write --baselines none for no baseline")
+        given = [name.strip() for text in self.baselines for name in text.split(",")]
+        names = [name for name in given if name and name.lower() != "none"]
         methods += names
         if self.tune is not None:
             from priorax.eval.search import SPACES
@@ -101,7 +110,7 @@ class Evaluate(options.OutDir):
             methods += [f"{name} tuned={name}?seconds={seconds:g}" for name in names if name in SPACES]
         for model in self.model:
             if model != "none" and not Path(model.partition("?")[0]).is_file():
-                raise DataError(f"--model {model}: no such file")
+                raise MissingError(f"--model {model}: no such file")
         if not methods:
             raise ConfigError("--model none and --baselines none leave nothing to evaluate")
         return methods
@@ -155,12 +164,14 @@ def score_table(result: Any, board: list[dict[str, Any]]) -> str:
 
 
 def _show(result: Any, board: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    from priorax.eval.problems import group_problems
+
     print(
         f"ROC AUC (one versus rest) on {result.suite}, protocol {result.protocol.name}, {len(result.tasks)} data sets"
     )
     print(score_table(result, board))
-    for problem in summary["skipped"]:
-        print(f"{problem['status']}: {problem['method']} on {problem['data']}: {problem['reason']}")
+    for problem in group_problems(result):
+        print(problem)
     if summary["server_errors"]:
         print(f"server errors met and retried: {len(summary['server_errors'])}")
     if "compared" in summary:
@@ -192,14 +203,65 @@ def _mean(result: Any, metric: str) -> tuple[float, bool]:
     return float(row.mean()) if np.isfinite(row).all() else float("nan"), metric in HIGHER_IS_BETTER
 
 
+def _left_out(result: Any, out: Path) -> dict[str, list[str]]:
+    """What earlier evaluations left in the folder and this one was not asked for; told, since a report without it takes
+    the place of theirs."""
+    from priorax.eval.store import Store
+
+    methods, tasks = Store(out).others(result.methods, result.tasks)
+    kinds = {"methods": methods, "data sets": tasks}
+    if methods or tasks:
+        held = "; ".join(f"{kind} {', '.join(names[:20])}{', ...' * (len(names) > 20)}" for kind, names in kinds.items() if names)
+        flags = " and ".join(["--model, --baselines and --tune"] * bool(methods) + ["--tasks"] * bool(tasks))
+        output.log(
+            f"warning: {out} also holds results of {held}, which were not named and are not in this report and leaderboard. "
+            f"Run the command again with --resume and with these too in {flags}: nothing finished is computed again."
+        )
+    return {"methods": methods, "tasks": tasks}
+
+
+def _refuse_nothing(result: Any) -> None:
+    """Ends the command with the reason, and its exit code, when no method was scored on any data set."""
+    from priorax.eval.problems import group_problems
+
+    problems = group_problems(result)
+    if not problems or any(row["status"] == "ok" for row in result.rows):
+        return
+    main = max(problems, key=lambda problem: problem.size)
+    others = len({problem.reason for problem in problems} - {main.reason})
+    more = f" ({others} more {'reason' if others == 1 else 'reasons'} on stdout)" if others else ""
+    error = PrioraxError(f"nothing could be scored; {main}{more}")
+    error.exit_code = main.exit_code
+    raise error
+
+
+def _why(result: Any, metric: str) -> str:
+    """Why the first method's mean is not a number: what failed, or the note of a data set on which the metric says
+    nothing."""
+    from priorax.eval.problems import group_problems
+
+    first = result.methods[0]
+    for problem in group_problems(result):
+        if first in problem.methods:
+            return str(problem)
+    rows = [row for row in result.rows if row["method"] == first and row["metric"] == metric]
+    return "; ".join(dict.fromkeys(f"{row['data']}: {row['reason']}" for row in rows if row["value"] != row["value"]))
+
+
 def _compared(compared: dict[str, Any]) -> list[str]:
     """Lines on what changed since an earlier evaluation."""
+    from priorax.eval.statistics import interval_text
+
     lines = ["against the earlier evaluation (positive: better now; 95 % paired bootstrap interval over data sets)"]
     for row in compared["methods"]:
         was = "" if row["before"] == row["method"] else f" (was {row['before']})"
+        name, count = f"  {row['method']}{was}, {row['metric']}: ", row["data_sets"]
+        if not count:
+            lines.append(f"{name}no data set that both finished")
+            continue
         lines.append(
-            f"  {row['method']}{was}, {row['metric']}: {row['mean_before']:.4f} -> {row['mean_now']:.4f}, "
-            f"{row['difference']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}], better on {row['better']}, equal on "
+            f"{name}{row['mean_before']:.4f} -> {row['mean_now']:.4f}, {row['difference']:+.4f} "
+            f"({interval_text(row['ci_low'], row['ci_high'], count)}), better on {row['better']}, equal on "
             f"{row['equal']}, worse on {row['worse']} of {row['data_sets']}"
         )
     return lines

@@ -49,6 +49,7 @@ def test_tasks_are_the_same_however_they_are_asked_for():
     first, again = one.load("graph/tree/001"), two.load("graph/tree/001")
     np.testing.assert_array_equal(first.X, again.X)
     np.testing.assert_array_equal(first.y, again.y)
+    assert first.name == first.id == "graph/tree/001"  # what tables show is what --tasks takes
     (split,) = first.splits
     assert len(split.train) == len(split.test) == 32 and first.X.shape == (64, len(first.categorical))
     assert set(first.y[split.train]) == set(range(len(first.classes))) and first.group == "graph/tree"
@@ -127,6 +128,7 @@ def test_probe_suite_and_its_report(tmp_path):
     assert set(config.tasks) == set(PROBES)
     small = suite("xor-10", "lookup-2-classes", source="probes", per_group=2)
     result = evaluate(small, "majority,knn", out=tmp_path / "e")
+    assert result.names == {task: task for task in small.ids}
     text = evaluation_report(result, tmp_path / "r.html").read_text()
     assert "Families of tasks" in text and "Every data set" not in text and "4 tasks" in text
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["suite"]["synthetic"]["per_group"] == 2
