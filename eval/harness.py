@@ -55,7 +55,6 @@ def evaluate(
       tasks: only these task ids of the suite.
       log: called as ``log(event, **fields)`` with events ``eval.start``, ``eval.task`` (a method finished a task),
         ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded),
-
         ``eval.target`` (which column of a file is the class).
 
     Returns:
