@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class InspectCheckpoint(options.Common):
 class InspectDump(options.Common):
     """Recognises a dump and checks the rules its readers rely on; names the first that is broken (exit code 7).
 
-    Knows our Parquet, npz and CSV dumps (a file or the folder of `generate`), HDF5 prior dumps of nanoTabPFN and
+    Of a folder all data files are read; one that is damaged or missing is a broken rule too. Knows our Parquet, npz and CSV dumps (a file or the folder of `generate`), HDF5 prior dumps of nanoTabPFN and
     TFM-Playground, TabICL's saved batches, and prompts in JSON lines.
     """
 
@@ -44,7 +45,15 @@ class InspectDump(options.Common):
     def run(self, settings: dict[str, str]) -> None:
         from priorax.priors.readers import inspect_dump
 
-        found = inspect_dump(self.path, self.batch_size)
+        last = time.monotonic()
+
+        def tell(done: int, files: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 10 and done < files:
+                last = time.monotonic()
+                output.log(f"{done} of {files} files read")
+
+        found = inspect_dump(self.path, self.batch_size, tell)
         if self.json:
             output.emit_json(found)
         else:

@@ -12,6 +12,7 @@ from priorax.configs import load_prior
 from priorax.configs.errors import ConfigError, DataError, ThresholdError
 from priorax.priors import sample
 from priorax.priors.dump import DumpSpec, verify, write_dump
+from priorax.priors.readers import inspect_dump
 from priorax.priors.writers import FORMATS, read_parquet
 
 SHAPE = dict(rows=64, columns=8)
@@ -95,6 +96,19 @@ def test_verify_finds_damage(whole, tmp_path):
         verify(tmp_path)
 
 
+def test_inspect_reads_every_part(whole, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    found = inspect_dump(copy)
+    assert (found["tasks"], found["files"], found["problems"]) == (40, 3, [])
+    path = copy / "data" / "part-00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    found = inspect_dump(copy)
+    assert found["tasks"] == 24 and found["problems"][0].startswith("data/part-00001-of-00003.parquet: 100 bytes")
+
+
 def test_manifest_and_card(spec, whole):
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["seed"] == 3 and manifest["prior"]["name"] == "default" and manifest["license"] == "Apache-2.0"
@@ -128,6 +142,8 @@ def test_every_format_writes_real_tasks(spec, form, tmp_path):
     some = dataclasses.replace(spec, format=form, missing=missing, n_tasks=16, group_size=8)
     result = write_dump(some, tmp_path)
     assert result["finished"] and verify(tmp_path)["ok"]
+    found = inspect_dump(tmp_path)
+    assert found["problems"] == [] and found["tasks"] == 16
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,11 @@ def test_generate_verify_inspect(capsys, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     code, _, err = run(capsys, "generate", "--out", out, "--verify")
     assert code == 7 and "part-00000" in err
+    with open(out / "data" / "part-00001-of-00002.parquet", "r+b") as last:
+        last.truncate(100)
+    code, text, err = run(capsys, "inspect", "dump", out)
+    assert code == 7 and err.startswith("error[7]: ") and "data/part-00001-of-00002.parquet: 100 bytes" in err
+    assert "tasks            8" in text
 
 
 def test_overwrite_spares_foreign_folders(capsys, tmp_path):
