@@ -72,6 +72,10 @@ def test_every_command_explains_its_flags(command, capsys):
         (["doctor", "--jsn"], 2, "Did you mean --json?"),
         (["generate", "--out", "x", "--prior", "defualt"], 2, 'The nearest is "default"'),
         (["generate", "--out", "x", "--components.0.laws.noize", "1"], 2, "components.0.laws.noise"),
+        (["generate", "--out", "x", "--n-task", "10"], 2, "--n-task is not a flag of priorax generate. Did you mean --n-tasks?"),
+        (["generate", "--out", "x", "--n_task=10"], 2, "--n_task=10 is not a flag of priorax generate. Did you mean --n-tasks?"),
+        (["pretrain", "--out", "x", "--step", "10"], 2, "--step is not a flag of priorax pretrain. Did you mean --steps?"),
+        (["generate", "--out", "x", "--components", "3"], 2, "components is '3'; expected a list"),
         (["generate", "--out", "x", "--shard", "3/3"], 2, "must lie in 0 .. 2"),
         (["generate", "--out", "x", "--shard", "half"], 2, "I/N"),
         (["generate", "--out", "x", "--format", "hdf5", "--missing", "keep"], 2, "cannot hold missing values"),
@@ -137,9 +141,11 @@ def test_generate_verify_inspect(capsys, tmp_path):
     code, text, _ = run(capsys, "inspect", "dump", out, "--json")
     assert code == 0 and json.loads(text)["graphs"] and json.loads(text)["problems"] == []
     file = out / "data" / "part-00000-of-00002.parquet"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    intact = file.read_bytes()
+    file.write_bytes(intact[:-1] + b"x")
     code, _, err = run(capsys, "generate", "--out", out, "--verify")
     assert code == 7 and "part-00000" in err
+    file.write_bytes(intact)
     with open(out / "data" / "part-00001-of-00002.parquet", "r+b") as last:
         last.truncate(100)
     code, text, err = run(capsys, "inspect", "dump", out)
