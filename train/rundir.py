@@ -127,9 +127,10 @@ class RunDirectory:
             "trained_rows": max(s.rows for s in self.recipe.shapes),
         }  # fmt: skip
         if self._start is not None:
-            meta["started_from"] = {"sha256": self._start.sha256} | {
-                name: self._start.meta[name] for name in ("recipe", "tasks_seen") if name in self._start.meta
-            }
+            known = ("recipe", "tasks_seen")
+            meta["started_from"] = {"sha256": self._start.sha256} | {n: self._start.meta[n] for n in known if n in self._start.meta}
+            # The whole chain of runs: what a network has seen is the sum over it. None ends it: random weights.
+            meta["started_from"]["started_from"] = self._start.meta.get("started_from")
         with self._writing(WEIGHTS):
             save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
 

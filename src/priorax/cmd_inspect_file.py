@@ -26,7 +26,7 @@ class InspectCheckpoint(options.Common):
         if self.json:
             output.emit_json(found)
             return
-        _show(found)
+        _show(found | {"meta": _explained(found["meta"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,21 @@ class InspectDump(options.Common):
             _show(found)
         if found["problems"]:
             raise ThresholdError(f"{self.path}: {found['problems'][0]}")
+
+
+def _explained(meta: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a header with what people may mistake in them spelled out."""
+    from priorax.cmd_weights import tasks_over_runs
+
+    told = dict(meta)
+    tasks, runs, complete = tasks_over_runs(meta)
+    if runs:
+        told["tasks_seen"] = f"{meta['tasks_seen']:,} in this run"
+    if runs > 1:
+        told["tasks_seen"] += f"; {'' if complete else 'at least '}{tasks:,} with the runs before that the header names"
+    if "trained_rows" in meta:
+        told["trained_rows"] = f"{meta['trained_rows']:,} (context and query rows together)"
+    return told
 
 
 def _show(found: dict[str, Any], indent: str = "") -> None:
