@@ -30,8 +30,12 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(spec, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    result = write_dump(spec, out)
+    told = []
+    result = write_dump(spec, out, on_tasks=told.append, on_compile=told.append)
     assert result["finished"] and result["tasks"] == 40 and result["parts"] == 3
+    # The sampler is compiled once, before the first task, and apart from the rate of tasks.
+    assert told[0] is None and round(told[1], 2) == result["compile_s"] and told[2:] == [16, 16, 8]
+    assert result["tasks_per_s"] > 0
     return out
 
 
@@ -65,7 +69,8 @@ def test_stopped_and_resumed_makes_the_same_folder(spec, whole, tmp_path):
 
 def test_a_finished_dump_is_left_alone(spec, whole):
     before = content(whole)
-    assert write_dump(spec, whole)["finished"]
+    again = write_dump(spec, whole)
+    assert again["finished"] and again["compile_s"] is None and again["tasks_per_s"] is None
     assert content(whole) == before
 
 

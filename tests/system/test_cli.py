@@ -132,7 +132,7 @@ def test_generate_verify_inspect(capsys, tmp_path):
     code, text, err = run(capsys, *args, "--json")
     assert code == 0 and not err
     made = json.loads(text)
-    assert made["tasks"] == 16 and made["finished"]
+    assert made["tasks"] == 16 and made["finished"] and made["compile_s"] > 0 and made["tasks_per_s"] > 0
     assert run(capsys, *args)[0] == 2  # not empty
     assert run(capsys, *args, "--resume")[0] == 0
     code, text, _ = run(capsys, *args, "--overwrite", "--json")
@@ -151,6 +151,18 @@ def test_generate_verify_inspect(capsys, tmp_path):
     code, text, err = run(capsys, "inspect", "dump", out)
     assert code == 7 and err.startswith("error[7]: ") and "data/part-00001-of-00002.parquet: 100 bytes" in err
     assert "tasks            8" in text
+
+
+def test_generate_says_that_it_compiles_and_counts_without_it(capsys, tmp_path):
+    import re
+
+    args = ["generate", "--out", tmp_path / "d", "--n-tasks", "16", "--shard-size", "8", *SMALL, "--with-graph"]
+    code, text, err = run(capsys, *args)
+    said = err.splitlines()
+    assert code == 0 and said[0].startswith("compiling the sampler") and re.fullmatch(r"compiled in \d+ s", said[1])
+    assert said[2].startswith("8/16 tasks, ") and re.search(r"^tasks_per_s +[0-9.]+$", text, re.M)
+    code, _, err = run(capsys, *args, "--resume")  # nothing is left to do
+    assert code == 0 and "compil" not in err
 
 
 def test_overwrite_spares_foreign_folders(capsys, tmp_path):
