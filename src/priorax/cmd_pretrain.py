@@ -91,19 +91,24 @@ class Pretrain(options.OutDir):
             name = signal.Signals(number).name
             raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
         if result.too_short:
-            raise ConfigError(self._too_short(result, 0.0 if limit is None else age))
+            raise ConfigError(self._too_short(result, limit, age))
         if team.leads:
             self._show(result)
 
-    def _too_short(self, result: Any, age: float) -> str:
+    def _too_short(self, result: Any, leg: float | None, age: float) -> str:
         """What to tell of a leg that had no room for a step: where the run stands, and how to go on."""
-        started, limit = age + result.startup_seconds, max(age + result.leg_limit, 0.0)
+        started, limit = result.startup_seconds, max(result.leg_limit, 0.0)
+        if leg is not None:  # which counts from the start of the process, unlike the clock of the run
+            started, limit = started + age, min(limit + age, leg)
         minutes = max(5, math.ceil(3 * started / 60))
-        stands = f"the run stands at step {result.steps} as before" if result.steps else "there are no weights yet"
+        if result.steps:
+            stands = f"the run stands at step {result.steps} as before"
+        else:
+            stands = "the weights are those it began with" if result.weights_path.exists() else "there are no weights yet"
         longer = ", and a longer --total-time" if self.total_time is not None and not result.steps else ""
         return (
-            f"nothing was trained: starting (compiling, for the most part) took {started:.0f} s of the {limit:.0f} s there were, "
-            f"which leaves no room for a single step; {stands}. Go on in {self.out} with --resume --time-limit {minutes}m{longer}"
+            f"nothing was trained: starting (compiling, for the most part) took {started:.0f} s, and the limit is {limit:.0f} s: "
+            f"no room for a single step; {stands}. Go on in {self.out} with --resume --time-limit {minutes}m{longer}"
         )
 
     @staticmethod

@@ -69,7 +69,7 @@ def test_the_command_says_what_happened_and_how_to_go_on(toy, tmp_path, capsys, 
     out, err = capsys.readouterr()
     told = err.splitlines()[-1]
     assert told.startswith("error[2]: nothing was trained: starting ") and "with --resume --time-limit" in told and not out
-    assert "there are no weights yet" in told and not (tmp_path / "run" / "model.safetensors").exists()
+    assert ", and the limit is 0 s: no room for a single step; there are no weights yet" in told and not (tmp_path / "run" / "model.safetensors").exists()
     assert cli.main([*command, "--resume", "--quiet"]) == 0
     out, err = capsys.readouterr()
     assert "weights_path" in out and "held-out tasks loss" in out and "planned" not in out and not err
