@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,7 @@ def write_dump(
     *,
     shard: tuple[int, int] = (0, 1),
     on_tasks: Callable[[int], None] = lambda n: None,
+    on_compile: Callable[[float | None], None] = lambda seconds: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Writes the parts of one shard that are not there yet, and the manifest once all parts of the dump are.
@@ -185,10 +187,13 @@ def write_dump(
       out: an existing folder: empty, or holding parts of the same dump.
       shard: (i, n): this call makes the parts i, i + n, i + 2n, ...
       on_tasks: called with the number of tasks just written (or found).
+      on_compile: called with None before the sampler is compiled, which it is if a part is to be written, and with the
+        seconds that took once it is.
       stop: asked between parts; true ends the call early.
 
     Returns:
-      dict with ``parts_done``, ``parts``, ``finished``, and the manifest's path and sha256 when finished.
+      dict with ``parts_done``, ``parts``, ``finished``; ``compile_s`` and ``tasks_per_s`` (compiling not counted; None
+      both when no part was written); and the tasks, bytes and the manifest's sha256 when finished.
 
     Raises:
       ConfigError: the folder holds a dump with other settings, or the shard is out of range.
@@ -199,13 +204,25 @@ def write_dump(
     progress = out / ".progress"
     progress.mkdir(exist_ok=True)
     _same_settings(out, spec)
+    compile_s, written, seconds = None, 0, 0.0
     for part in range(i, spec.n_parts, n):
         if stop():
             break
         if (out / "manifest.json").exists() or _noted(out, part):
             on_tasks(len(spec.part_ids(part)))
             continue
+        if compile_s is None:
+            on_compile(None)
+            began = time.monotonic()
+            # One task, so that all that follows is drawing: the program is the same whatever tasks are asked for.
+            _draw(spec, range(spec.first, spec.first + 1), 1)
+            compile_s = time.monotonic() - began
+            on_compile(compile_s)
+            if stop():
+                break
+        began = time.monotonic()
         _write_part(spec, out, part, on_tasks)
+        written, seconds = written + len(spec.part_ids(part)), seconds + time.monotonic() - began
     noted = [_noted(out, p) for p in range(spec.n_parts)]
     done = sum(note is not None for note in noted)
     if (out / "manifest.json").exists():
@@ -217,6 +234,8 @@ def write_dump(
         "parts": spec.n_parts,
         "parts_done": done,
         "finished": done == spec.n_parts,
+        "compile_s": None if compile_s is None else round(compile_s, 2),
+        "tasks_per_s": round(written / seconds, 1) if written else None,
     }
     if result["finished"]:
         shutil.rmtree(progress, ignore_errors=True)

@@ -2,70 +2,152 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..configs.errors import DataError, require
+from ..configs.errors import DataError, PrioraxError, require
 from .writers import read_parquet
 
 
-def inspect_dump(path: Path, batch_size: int | None = None) -> dict[str, Any]:
+@dataclasses.dataclass
+class _Facts:
+    """What a reader finds in one file.
+
+    Attributes:
+      format: its name.
+      problems: the rules it breaks, as sentences.
+      tasks: how many it holds.
+      widths, rows, splits: columns, rows and context rows of each; None where the format does not say.
+      more: facts of this format alone.
+    """
+
+    format: str
+    problems: list[str]
+    tasks: int
+    widths: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    splits: np.ndarray | None = None
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def inspect_dump(
+    path: Path, batch_size: int | None = None, on_file: Callable[[int, int], None] = lambda done, files: None
+) -> dict[str, Any]:
     """Facts about a dump, with the rules it breaks.
 
     Args:
-      path: a file, or a folder as `generate` makes it (its first data file is looked into).
+      path: a file, or a folder as `generate` makes it (all its data files are read).
       batch_size: training batch size an HDF5 dump is meant for.
+      on_file: called after every file with the number of files read and to read.
 
     Returns:
-      dict with ``path``, ``format``, ``tasks``, facts of the format, and ``problems``: a list of sentences, empty
-      when all rules hold.
+      dict with ``path``, ``file`` (the first), ``files``, ``format``, ``tasks`` of all files, facts of the format, and
+      ``problems``: a list of at most 20 sentences, empty when all rules hold. In a folder each names its file, and a file
+      that is missing, cannot be read or has another size than its manifest says is a problem like any other.
 
     Raises:
-      DataError: no such file, or a format that is not known.
+      DataError: no such file, a format that is not known, or nothing that can be read.
     """
     path = Path(path)
-    file = _first_file(path)
-    kind = file.suffix.lower()
-    readers = {".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".pt": _tabicl, ".npz": _npz, ".jsonl": _jsonl,
-               ".csv": _csv}  # fmt: skip
-    if kind not in readers:
-        raise DataError(f"{file}: no dump format known for the suffix {kind or '(none)'}; known: {', '.join(readers)}")
+    manifest = _manifest(path)
+    files = _files(path, manifest)
+    sizes = {path / f["path"]: f.get("bytes") for f in manifest.get("files", ())}
+    found: list[_Facts] = []
+    problems: list[str] = []
+    for done, file in enumerate(files, 1):
+        name = "" if path.is_file() else f"{file.relative_to(path)}: "
+        size, wanted = file.stat().st_size if file.is_file() else None, sizes.get(file)
+        if wanted not in (None, size):
+            problems.append(f"{name}missing" if size is None else f"{name}{size} bytes, manifest.json says {wanted}")
+        try:
+            facts = _read(file, batch_size)
+        except DataError as error:
+            if path.is_file() or (not manifest and len(files) == 1):
+                raise
+            if size is not None:
+                problems.append(name + str(error).removeprefix(f"{file} "))
+        else:
+            found.append(facts)
+            problems += [name + p for p in facts.problems]
+        on_file(done, len(files))
+    if not found and not manifest:
+        raise DataError(f"{path} holds no file that can be read as a dump; the first: {problems[0]}")
+    told = _joined(found)
+    if manifest.get("n_tasks", told["tasks"]) != told["tasks"]:
+        problems.append(f"the files that can be read hold {told['tasks']} tasks, manifest.json says {manifest['n_tasks']}")
+    return {"path": str(path), "file": files[0].name, "files": len(files), **told, "problems": problems[:20]}
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What `generate` noted about a folder; empty for everything else."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        return {}
     try:
-        facts = readers[kind](file, batch_size) if kind in (".h5", ".hdf5") else readers[kind](file)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise DataError(f"{file} cannot be read as a dump: {error}") from None
-    return {"path": str(path), "file": file.name, **facts}
+        found = json.loads(file.read_text(encoding="utf-8"))
+        [entry["path"] for entry in found["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} cannot be read ({error}); put back an intact copy, or give a data file instead") from None
+    return found
 
 
-def _first_file(path: Path) -> Path:
+def _files(path: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The data files of a dump, in order; what an unfinished run keeps in hidden folders is none of it."""
     if not path.exists():
         raise DataError(f"no file or folder {path}")
     if path.is_file():
-        return path
-    manifest = path / "manifest.json"
-    if manifest.is_file():
-        return path / json.loads(manifest.read_text())["files"][0]["path"]
-    found = sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".h5", ".pt", ".npz", ".jsonl", ".csv"))
+        return [path]
+    every = [path / f["path"] for f in manifest["files"]] if manifest else sorted(p for p in path.rglob("*") if p.is_file())
+    shown = [p for p in every if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    found = [p for p in shown if p.suffix.lower() in _READERS]
     if not found:
         raise DataError(f"{path} holds no dump")
-    return found[0]
+    return found
 
 
-def _sizes(widths: np.ndarray, rows: np.ndarray, splits: np.ndarray) -> dict[str, Any]:
-    return {
-        "tasks": len(widths),
-        "rows": f"{rows.min()} to {rows.max()}",
-        "columns": f"{widths.min()} to {widths.max()}",
-        "context": f"{splits.min()} to {splits.max()}",
-    }
+def _read(file: Path, batch_size: int | None) -> _Facts:
+    kind = file.suffix.lower()
+    if kind not in _READERS:
+        raise DataError(f"{file}: no dump format known for the suffix {kind or '(none)'}; known: {', '.join(_READERS)}")
+    try:
+        found = _READERS[kind](file, batch_size) if _READERS[kind] is _hdf5 else _READERS[kind](file)
+    except (PrioraxError, MemoryError):
+        raise
+    except Exception as error:  # five libraries read damaged and foreign files here; each has errors of its own
+        raise DataError(f"{file} cannot be read as a dump: {error or type(error).__name__}") from None
+    if not found.tasks:
+        raise DataError(f"{file} holds no task")
+    return found
+
+
+def _joined(found: list[_Facts]) -> dict[str, Any]:
+    """The facts of all files as one."""
+    told: dict[str, Any] = {"format": ", ".join(dict.fromkeys(f.format for f in found)) or "unknown"}
+    told["tasks"] = sum(f.tasks for f in found)
+    for name, field in (("rows", "rows"), ("columns", "widths"), ("context", "splits")):
+        values = [v for f in found if (v := getattr(f, field)) is not None]
+        if values:
+            told[name] = f"{min(v.min() for v in values)} to {max(v.max() for v in values)}"
+    for name in dict.fromkeys(name for f in found for name in f.more):
+        values = [(f.more[name], f.tasks) for f in found if name in f.more]
+        if name == "missing_share":
+            told[name] = round(sum(v * n for v, n in values) / sum(n for _, n in values), 4)
+        elif name == "graphs":
+            told[name] = all(v for v, _ in values)
+        elif name == "schemas":
+            told[name] = {k: sum(v[k] for v, _ in values) for k in values[0][0]}
+        else:
+            told[name] = values[0][0]
+    return told
 
 
 def _class_problem(name: str, y: np.ndarray, split: int) -> str | None:
@@ -82,27 +164,23 @@ def _each(checks: Iterator[str | None]) -> list[str]:
     return [c for c in checks if c][:20]
 
 
-def _parquet(file: Path) -> dict[str, Any]:
+def _parquet(file: Path) -> _Facts:
     tasks = list(read_parquet(file))
     problems = _each(_class_problem(f"task {t.task_id}", t.y, t.n_context) for t in tasks)
     problems += _each(f"task {t.task_id} holds an infinity" if np.isinf(t.x).any() else None for t in tasks)
-    return {
-        "format": "priorax parquet",
-        **_sizes(*(np.array([getattr(t, k) for t in tasks]) for k in ("n_features", "n_rows", "n_context"))),
-        "missing_share": round(float(np.mean([np.isnan(t.x).mean() for t in tasks])), 4),
-        "graphs": tasks[0].graph is not None,
-        "problems": problems,
-    }
+    sizes = (np.array([getattr(t, k) for t in tasks]) for k in ("n_features", "n_rows", "n_context"))
+    missing = float(np.mean([np.isnan(t.x).mean() for t in tasks]))
+    return _Facts("priorax parquet", problems, len(tasks), *sizes, {"missing_share": missing, "graphs": tasks[0].graph is not None})
 
 
-def _npz(file: Path) -> dict[str, Any]:
+def _npz(file: Path) -> _Facts:
     with np.load(file, allow_pickle=False) as f:
         widths, splits, y = f["n_features"], f["n_context"], f["y"]
         problems = _each(_class_problem(f"task {t}", y[i], splits[i]) for i, t in enumerate(f["task_id"]))
-        return {"format": "priorax npz", **_sizes(widths, np.full(len(y), y.shape[1]), splits), "problems": problems}
+        return _Facts("priorax npz", problems, len(y), widths, np.full(len(y), y.shape[1]), splits)
 
 
-def _csv(file: Path) -> dict[str, Any]:
+def _csv(file: Path) -> _Facts:
     lines = file.read_text(encoding="utf-8").splitlines()
     header = lines[0].split(",")
     if header[-2:] != ["target", "split"]:
@@ -111,11 +189,11 @@ def _csv(file: Path) -> dict[str, Any]:
     y = np.array([int(c[-2]) for c in cells])
     split = sum(c[-1] == "train" for c in cells)
     problem = _class_problem(file.stem, y, split)
-    return {"format": "priorax csv", "tasks": 1, "rows": len(y), "columns": len(header) - 2, "context": split,
-            "problems": [problem] if problem else []}  # fmt: skip
+    sizes = (np.array([n]) for n in (len(header) - 2, len(y), split))
+    return _Facts("priorax csv", [problem] if problem else [], 1, *sizes)
 
 
-def _hdf5(file: Path, batch_size: int | None) -> dict[str, Any]:
+def _hdf5(file: Path, batch_size: int | None) -> _Facts:
     h5py = require("h5py", "dumps", "HDF5")
     with h5py.File(file) as f:
         names = set(f)
@@ -156,8 +234,8 @@ def _hdf5(file: Path, batch_size: int | None) -> dict[str, Any]:
         problems += _each(
             _class_problem(f"task {i}", y[i, : rows[i]].astype(int), int(splits[i])) for i in range(min(len(y), 2000))
         )
-        return {"format": "HDF5 prior dump (nanoTabPFN, TFM-Playground)", **_sizes(widths, rows, splits),
-                "batch_size": size, "problems": problems}  # fmt: skip
+        name = "HDF5 prior dump (nanoTabPFN, TFM-Playground)"
+        return _Facts(name, problems, len(widths), widths, rows, splits, {"batch_size": size})
 
 
 class _TensorReader(pickle.Unpickler):
@@ -196,7 +274,7 @@ def read_tabicl(file: Path) -> dict[str, Any]:
         return _TensorReader(archive).load()
 
 
-def _tabicl(file: Path) -> dict[str, Any]:
+def _tabicl(file: Path) -> _Facts:
     batch = read_tabicl(file)
     widths, rows, splits, y = batch["d"], batch["seq_lens"], batch["train_sizes"], batch["y"]
     problems = []
@@ -207,11 +285,10 @@ def _tabicl(file: Path) -> dict[str, Any]:
     if not np.isfinite(batch["X"]).all():
         problems.append("X holds values that are not finite")
     problems += _each(_class_problem(f"task {i}", labels.astype(int), int(splits[i])) for i, labels in enumerate(y))
-    return {"format": "TabICL saved batch", **_sizes(widths, rows, splits), "batch_size": batch["batch_size"],
-            "problems": problems}  # fmt: skip
+    return _Facts("TabICL saved batch", problems, len(y), widths, rows, splits, {"batch_size": batch["batch_size"]})
 
 
-def _jsonl(file: Path) -> dict[str, Any]:
+def _jsonl(file: Path) -> _Facts:
     problems, counts = [], {"messages": 0, "alpaca": 0}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
@@ -229,5 +306,9 @@ def _jsonl(file: Path) -> dict[str, Any]:
         allowed = {int(v) for v in labels.group(1).split(",")}
         if not {a["label"] for a in json.loads(answer)} <= allowed:
             problems.append(f"line {number}: the answer holds a label outside the label set")
-    return {"format": "MachineLearningLM prompts", "tasks": sum(counts.values()), "schemas": counts,
-            "problems": problems[:20]}  # fmt: skip
+    return _Facts("MachineLearningLM prompts", problems[:20], sum(counts.values()), more={"schemas": counts})
+
+
+_READERS: dict[str, Callable[..., _Facts]] = {
+    ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".pt": _tabicl, ".npz": _npz, ".jsonl": _jsonl, ".csv": _csv,
+}  # fmt: skip

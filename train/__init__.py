@@ -2,7 +2,8 @@
 
 from ..configs.recipe import Recipe, TaskShape, load_recipe
 from ..configs.train import TrainConfig
-from .loop import Moment, PretrainResult, pretrain
+from .loop import pretrain
+from .result import Moment, PretrainResult
 from .team import Team, join, leave
 
 __all__ = [

@@ -93,10 +93,19 @@ class Clock:
         """Time of all legs so far."""
         return self.earlier + self.elapsed()
 
-    def left(self) -> float:
-        """Time until this leg must have ended, by its own limit or that of the run; infinity without limits."""
+    def limit(self) -> float | None:
+        """Time this leg may take, by its own limit or by what the run has left; None without limits."""
         limits = (self.leg, None if self.budget is None else self.budget - self.earlier)
-        return min((limit for limit in limits if limit is not None), default=math.inf) - self.elapsed()
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def leg_comes_first(self) -> bool:
+        """Whether the limit of this leg ends it before the time of the whole run is over."""
+        return self.leg is not None and self.leg == self.limit()
+
+    def left(self) -> float:
+        """Time until this leg must have ended; infinity without limits."""
+        limit = self.limit()
+        return (math.inf if limit is None else limit) - self.elapsed()
 
     def fits(self, seconds: float) -> bool:
         """Whether a dispatch that is expected to take so long can still be started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import math
@@ -29,72 +28,13 @@ from .curriculum import Pace, pick_shape
 from .heap import release_free_memory
 from .heldout import other_tasks_held_out
 from .logs import Progress
+from .programs import compile_programs
+from .result import UNKNOWN_HORIZON, Moment, PretrainResult
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
-from .step import idle, kind_of, make_dispatch, mean_of_good, pick_devices, place, put, replicate
+from .step import idle, kind_of, mean_of_good, pick_devices, place, put, replicate
 from .tasks import SamplerFactory
 from .team import Team
-
-_UNKNOWN_HORIZON = 10**8
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """Where a run stands after a dispatch, for those who watch it.
-
-    Attributes:
-      step, horizon: optimiser steps done and planned.
-      tasks_seen: tasks sampled and learned from.
-      train_seconds: time of training dispatches, sampling included; of all legs.
-      seconds: time of the run, all legs, compiling included, watching not; see ``training_only`` of `pretrain`.
-      startup_seconds: time this leg took before its first dispatch, nearly all of it compiling.
-      loss: mean training loss of the dispatch.
-      weights: gives the averaged weights as host arrays.
-    """
-
-    step: int
-    horizon: int
-    tasks_seen: int
-    train_seconds: float
-    seconds: float
-    startup_seconds: float
-    loss: float
-    weights: Callable[[], dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainResult:
-    """What a run came to.
-
-    Attributes:
-      weights_path: the averaged weights (safetensors, float16).
-      steps, horizon: optimiser steps done and planned.
-      tasks_seen: tasks sampled and learned from, over all legs of the run.
-      seconds: time of all legs, compilation included unless training alone was to count.
-      train_seconds: time of training dispatches, of all legs.
-      tasks_per_s: tasks a second of training dispatches, of this leg.
-      loss: mean training loss of the last dispatch.
-      validation: held-out results of the averaged weights: "loss", "accuracy", "roc_auc" (means over shapes) and
-        "shapes", a list of the same per shape. NaN and empty when a signal or the time limit left no time to measure.
-        With a prior that chooses among candidates (``oversample``) the number of devices decides which tasks these are,
-        so compare runs on equal devices only.
-      skipped: steps skipped because a loss or gradient was not finite.
-      interrupted: number of the signal that ended the run early, or None.
-      resumed_from: step of the checkpoint this leg started from, or None.
-    """
-
-    weights_path: Path
-    steps: int
-    horizon: int
-    tasks_seen: int
-    seconds: float
-    train_seconds: float
-    tasks_per_s: float
-    loss: float
-    validation: dict[str, Any]
-    skipped: int
-    interrupted: int | None
-    resumed_from: int | None
 
 
 def pretrain(
@@ -204,6 +144,7 @@ class _Run:
     def execute(self, resume: bool, stack: contextlib.ExitStack) -> PretrainResult:
         progress = stack.enter_context(Progress(self.quiet))
         flag = stack.enter_context(StopFlag())
+        flag.notice = None if self.quiet else "pretrain: stopping when all is compiled (a second Ctrl-C ends without saving)"
         team = self.team
         team.check_same(
             {
@@ -219,7 +160,9 @@ class _Run:
             + (f" in {team.size} processes" if team.size > 1 else "")
             + f"; compiling {len(self.recipe.shapes)} program(s)"
         )
-        programs = self._compile(state)
+        programs = compile_programs(
+            self.recipe, self.prior, self.sampler_factory, self.devices, (state, *self._everywhere(0, True, 0)), progress.say
+        )
         progress.say(f"compiled after {self.clock.elapsed():.0f} s")
         self.startup_seconds = self.clock.elapsed()
         if self.training_only:
@@ -230,6 +173,8 @@ class _Run:
         step, saved = resumed_from or 0, resumed_from
         done_at_start = step
         loss, cut, signal = float("nan"), False, 0
+        if not self.quiet:
+            flag.notice = "pretrain: stopping; saving after the current step (a second Ctrl-C ends without saving)"
         while step < horizon:
             which = pick_shape(self.recipe.shapes, step // self._k, step / horizon)
             signal = team.any(flag.signal or 0)
@@ -247,7 +192,7 @@ class _Run:
             if planned != horizon:
                 state, horizon = self._with_horizon(state, planned), planned
             note = f"loss {loss:.3f}  accuracy {float(numbers['accuracy'].mean()):.3f}  {self._speed(which, seconds)}"
-            progress.update(step, horizon if horizon < _UNKNOWN_HORIZON else step, note)
+            progress.update(step, horizon if horizon < UNKNOWN_HORIZON else step, note)
             if _crossed(before, step, self.cfg.checkpoint_steps) and step < horizon:
                 self._save(state)
                 saved = step
@@ -260,17 +205,21 @@ class _Run:
                 break
         if step != saved:
             self._save(state)
+        if not self.quiet:
+            flag.notice = "pretrain: at its end and saved; held-out tasks and weights come yet (a second Ctrl-C ends at once)"
         held = dict.fromkeys(("loss", "accuracy", "roc_auc"), float("nan")) | {"shapes": []}
         short = not self.training_only and team.lead(lambda: self.clock.too_late_to_validate(self._validation_seconds(), cut))
-        if not signal and not short:
+        if step and not signal and not short:
             state, held = self._validate(programs, state)
-        team.lead(self.files.export, state, self.tasks_seen, held)
-        self._say_how_it_ended(progress, signal, cut, step, done_at_start, horizon)
-        progress.say(f"held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}; weights in {self.out / WEIGHTS}")
+        written = team.lead(self.files.export, state, self.tasks_seen, held)
+        too_short = cut and step == done_at_start and (not step or team.lead(self.clock.leg_comes_first))
+        self._say_how_it_ended(progress, signal, cut, step, too_short, horizon)
+        measured = f"held-out loss {held['loss']:.4f}, ROC AUC {held['roc_auc']:.4f}; " if held["shapes"] else ""
+        progress.say(f"{measured}weights in {self.out / WEIGHTS}" if written else "no weights: nothing was trained")
         return PretrainResult(
             weights_path=self.out / WEIGHTS,
             steps=step,
-            horizon=horizon,
+            horizon=horizon if horizon < UNKNOWN_HORIZON else None,
             tasks_seen=self.tasks_seen,
             seconds=self.clock.total(),
             train_seconds=self.train_seconds,
@@ -280,11 +229,14 @@ class _Run:
             skipped=int(state.skipped),
             interrupted=signal or None,
             resumed_from=resumed_from,
+            startup_seconds=self.startup_seconds,
+            leg_limit=team.lead(self.clock.limit),
+            too_short=too_short,
         )
 
     def _start(self, resume: bool, progress: Progress) -> tuple[TrainState, int | None, int]:
         """Opens the directory; the state on the devices, the step of its checkpoint if any, and the horizon."""
-        state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON)
+        state = init_state(self.recipe, self.seed, self.fixed or UNKNOWN_HORIZON)
         found: list[Checkpoint] = []
 
         def work() -> list[Any]:
@@ -306,7 +258,7 @@ class _Run:
             if note := other_tasks_held_out(self.prior, *legs):
                 progress.say(note)
         elif begun := self.files.starting_params():
-            state = init_state(self.recipe, self.seed, self.fixed or _UNKNOWN_HORIZON, begun)
+            state = init_state(self.recipe, self.seed, self.fixed or UNKNOWN_HORIZON, begun)
         if resumed_from is not None or self.recipe.start_from is not None:
             state = self.team.share_arrays(state)
         state = dataclasses.replace(state, horizon=np.asarray(horizon, np.int32))
@@ -325,7 +277,7 @@ class _Run:
             earlier=clock.earlier if found else None,
         )  # fmt: skip
         if found is None:
-            return fixed if fixed and clock.budget is None else _UNKNOWN_HORIZON
+            return fixed if fixed and clock.budget is None else UNKNOWN_HORIZON
         timed = found.meta.get("dispatch_seconds")
         if timed and timed["devices"] == kind_of(self.devices):
             self.pace = Pace(self.recipe.shapes, {int(i): s for i, s in timed["seconds"].items()})
@@ -339,15 +291,6 @@ class _Run:
         ahead = step * (clock.budget / clock.earlier - 1.0) if fits is None and clock.earlier else (fits or 1) * k
         horizon = step + max(1, math.ceil(ahead / k)) * k
         return min(horizon, fixed) if fixed else horizon
-
-    def _compile(self, state: TrainState) -> list[Any]:
-        arguments = (state, *self._everywhere(0, True, 0))
-        lowered = [
-            make_dispatch(self.recipe, shape, self.prior, self.sampler_factory, self.devices).lower(*arguments)
-            for shape in self.recipe.shapes
-        ]
-        with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(lowered), os.cpu_count() or 1)) as pool:
-            return list(pool.map(lambda program: program.compile(), lowered))
 
     def _everywhere(self, seed: int, learn: bool, first: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The arguments of a dispatch after the state, on all devices."""
@@ -485,15 +428,15 @@ class _Run:
         return f"{self.recipe.shapes[which].tasks * self._k / seconds:.0f} tasks/s"
 
     def _say_how_it_ended(
-        self, progress: Progress, signal: int, cut: bool, step: int, done_at_start: int, horizon: int
+        self, progress: Progress, signal: int, cut: bool, step: int, too_short: bool, horizon: int
     ) -> None:
         if signal:
             progress.say(f"stopped by signal {signal} at step {step}; go on with resume")
+        elif too_short:
+            progress.say(f"no step fitted in: starting took {self.clock.startup:.0f} s; resume with a longer time limit")
         elif cut:
-            planned = f"{horizon:,}" if horizon < _UNKNOWN_HORIZON else "an unknown number"
+            planned = f"{horizon:,}" if horizon < UNKNOWN_HORIZON else "an unknown number"
             progress.say(f"time is over at step {step:,} of {planned} planned; resume goes on from there")
-            if step == done_at_start:
-                progress.say(f"no step fitted in: starting took {self.clock.startup:.0f} s; give a longer time limit")
 
 
 def _crossed(before: int, now: int, every: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ..configs.errors import ConfigError
+from ..configs.errors import ConfigError, PrioraxError
 from ..configs.files import replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
@@ -116,22 +116,40 @@ class RunDirectory:
         with self._writing("a checkpoint"):
             save_checkpoint(self.checkpoints, jax.device_get(state), known | meta, self.recipe.train.keep_checkpoints)
 
-    def export(self, state: TrainState, tasks_seen: int, found: dict[str, Any]) -> None:
-        """Writes the averaged weights with what was measured of them."""
+    def export(self, state: TrainState, tasks_seen: int, found: dict[str, Any]) -> bool:
+        """Writes the averaged weights with what was measured of them; whether there are any to be had.
+
+        Random weights are no result and are not written. Those an earlier leg wrote of the same step are kept when
+        nothing was measured since, because their header says what was found then.
+        """
+        step = int(state.step)
+        if not step and self._start is None:
+            return False
+        if not math.isfinite(found["loss"]) and self._exported_step() == step:
+            return True
         meta = {
             "recipe": self.recipe.name, "recipe_sha256": config_digest(self.recipe), "prior": self.prior.name,
-            "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": int(state.step),
+            "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": step,
             "tasks_seen": tasks_seen,
             "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc") if math.isfinite(found[n])},
             "trained_columns": max(s.columns for s in self.recipe.shapes),
             "trained_rows": max(s.rows for s in self.recipe.shapes),
         }  # fmt: skip
         if self._start is not None:
-            meta["started_from"] = {"sha256": self._start.sha256} | {
-                name: self._start.meta[name] for name in ("recipe", "tasks_seen") if name in self._start.meta
-            }
+            known = ("recipe", "tasks_seen")
+            meta["started_from"] = {"sha256": self._start.sha256} | {n: self._start.meta[n] for n in known if n in self._start.meta}
+            # The whole chain of runs: what a network has seen is the sum over it. None ends it: random weights.
+            meta["started_from"]["started_from"] = self._start.meta.get("started_from")
         with self._writing(WEIGHTS):
             save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
+        return True
+
+    def _exported_step(self) -> int | None:
+        """The step of the weights an earlier leg wrote; None when there are none, or none that are intact."""
+        try:
+            return load_weights(self.out / WEIGHTS, verify=False).meta.get("steps")
+        except PrioraxError:
+            return None
 
     def start_metrics(self, step: int | None) -> None:
         """Starts metrics.jsonl, or goes on after the lines up to ``step`` of an earlier leg."""

@@ -92,14 +92,7 @@ def _run(args: list[str]) -> int:
     command, unknown = tyro.cli(cls, prog=f"priorax {name}", args=rest, return_unknown_args=True)
     settings = {}
     if unknown:
-        if not getattr(cls, "TAKES_SETTINGS", False):
-            import dataclasses
-
-            from priorax.configs.load import nearest
-
-            flags = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls)]
-            near = nearest(unknown[0].partition("=")[0], flags)
-            raise ConfigError(f"{unknown[0]} is not a flag of priorax {name}. Did you mean {near}?")
+        _refuse_unknown_flags(name, cls, unknown)
         settings = options.settings(unknown)
     output.set_logging(command.quiet, command.log == "json")
     host_devices = getattr(command, "host_devices", getattr(cls, "HOST_DEVICES", 1))
@@ -107,6 +100,25 @@ def _run(args: list[str]) -> int:
     command.start_devices()
     command.run(settings)
     return 0
+
+
+def _refuse_unknown_flags(name: str, cls: type, unknown: list[str]) -> None:
+    """What is no flag must be a setting: a path with a dot, or a name at the top of a prior or a recipe, whose loaders know
+    what else it may be; and of a command that takes settings."""
+    import dataclasses
+
+    from priorax.configs import PriorConfig, Recipe
+    from priorax.configs.load import nearest
+
+    takes = getattr(cls, "TAKES_SETTINGS", False)
+    flags = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls)]
+    tops = {f"--{f.name.replace('_', '-')}" for c in (PriorConfig, Recipe) for f in dataclasses.fields(c)} if takes else set()
+    for typed in unknown if takes else unknown[:1]:
+        flag = typed.partition("=")[0].replace("_", "-")
+        if takes and (not flag.startswith("--") or "." in flag or flag in tops):
+            continue
+        say = " Settings are given by their path: --GROUP.NAME VALUE" if takes else ""
+        raise ConfigError(f"{typed} is not a flag of priorax {name}. Did you mean {nearest(flag, flags)}?{say}")
 
 
 def _refuse_repeats(args: list[str]) -> None:

@@ -89,12 +89,23 @@ class Generate(options.OutDir):
         output.write_run(out, "generate", spec.summary())
         mine = sum(len(spec.part_ids(p)) for p in range(shard[0], spec.n_parts, shard[1]))
         progress = output.Progress(mine, "tasks")
-        with StopFlag() as flag:
+
+        def compiling(seconds: float | None) -> None:
+            if seconds is None:
+                output.log("compiling the sampler, which takes long the first time")
+            else:
+                output.log(f"compiled in {seconds:.0f} s")
+                progress.restart()
+                flag.notice = flag.notice and "generate: stopping after the file at hand (a second Ctrl-C ends without it)"
+
+        silent = self.quiet or self.log == "json"
+        with StopFlag(None if silent else "generate: stopping when the sampler is compiled (a second Ctrl-C ends at once)") as flag:
             try:
-                result = dump.write_dump(spec, out, shard=shard, on_tasks=progress.advance, stop=lambda: bool(flag))
+                result = dump.write_dump(
+                    spec, out, shard=shard, on_tasks=progress.advance, on_compile=compiling, stop=lambda: bool(flag)
+                )
             finally:
                 progress.close()
-        result |= {"tasks_per_s": round(progress.rate(), 1)}
         if flag.signal and not result["finished"]:
             done, parts = result["parts_done"], result["parts"]
             raise output.Interrupted(flag.signal, f"stopped with {done} of {parts} files done; go on with --resume")

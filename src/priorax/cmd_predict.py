@@ -29,7 +29,7 @@ class Predict(options.Common):
     test: Path
     """File with rows to predict."""
     target: str
-    """Column to predict."""
+    """Column to predict: classes, as text or whole numbers."""
     out: Path | None = None
     """File for the predictions: id, prediction, proba_CLASS ...; CSV on stdout when left out."""
     id: str | None = None
@@ -65,7 +65,13 @@ class Predict(options.Common):
         kept = [i for i, label in enumerate(labels) if label is not None]
         if len(kept) < len(labels):
             output.log(f"warning: {len(labels) - len(kept)} training rows have no label and are left out")
-        labels = _labels([labels[i] for i in kept])
+        labels = [labels[i] for i in kept]
+        if (decimal := table_io.first_decimal(labels)) is not None:
+            raise DataError(
+                f'column "{self.target}" of {self.train} holds decimal numbers ({decimal}, for one); regression is not '
+                "supported. Turn them into classes first, e.g. low, middle and high"
+            )
+        labels = _labels(labels)
         if len(set(labels)) < 2:
             raise DataError(f'column "{self.target}" of {self.train} holds fewer than 2 classes')
         rows = {n: [train[n][i] for i in kept] for n in names}
@@ -136,7 +142,7 @@ class Predict(options.Common):
             table_io.write_csv(sys.stdout, table)
         else:
             for key, value in summary.items():
-                print(f"{key:12} {value}")
+                print(f"{key:12} {value:.4f}" if key == "accuracy" else f"{key:12} {value}")
 
 
 def _labels(cells: list[Any]) -> list[str]:

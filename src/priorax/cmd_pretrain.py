@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import time
@@ -79,18 +80,36 @@ class Pretrain(options.OutDir):
         team = Team()
         team.lead(self._open, recipe.name)
         tell = _events if self.log == "json" and team.leads else None
-        if limit is not None:  # it counts from the start of the process
-            limit = max(limit - _process_age(), 0.1)
+        age = _process_age()
+        left = None if limit is None else max(limit - age, 0.1)  # the limit counts from the start of the process
         out = self.out.expanduser()
-        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=limit, total_time=total,
+        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=left, total_time=total,
                           log=tell, quiet=self.quiet or self.log == "json")  # fmt: skip
         leave()
         if result.interrupted:
             number = int(result.interrupted)
             name = signal.Signals(number).name
             raise output.Interrupted(number, f"{name}: saved at step {result.steps} in {out}; go on with --resume")
+        if result.too_short:
+            raise ConfigError(self._too_short(result, limit, age))
         if team.leads:
             self._show(result)
+
+    def _too_short(self, result: Any, leg: float | None, age: float) -> str:
+        """What to tell of a leg that had no room for a step: where the run stands, and how to go on."""
+        started, limit = result.startup_seconds, max(result.leg_limit, 0.0)
+        if leg is not None:  # which counts from the start of the process, unlike the clock of the run
+            started, limit = started + age, min(limit + age, leg)
+        minutes = max(5, math.ceil(3 * started / 60))
+        if result.steps:
+            stands = f"the run stands at step {result.steps} as before"
+        else:
+            stands = "the weights are those it began with" if result.weights_path.exists() else "there are no weights yet"
+        longer = ", and a longer --total-time" if self.total_time is not None and not result.steps else ""
+        return (
+            f"nothing was trained: starting (compiling, for the most part) took {started:.0f} s, and the limit is {limit:.0f} s: "
+            f"no room for a single step; {stands}. Go on in {self.out} with --resume --time-limit {minutes}m{longer}"
+        )
 
     @staticmethod
     def _weights(given: str) -> str:
@@ -110,8 +129,9 @@ class Pretrain(options.OutDir):
             value = facts[key]
             print(f"{key:14} {value:,.4g}" if isinstance(value, float) else f"{key:14} {value}")
         held = facts["validation"]
-        if result.steps < result.horizon:
-            print(f"{'planned':14} {result.horizon} steps; go on with --resume")
+        if result.horizon is None or result.steps < result.horizon:
+            planned = "more steps" if result.horizon is None else f"{result.horizon} steps"
+            print(f"{'planned':14} {planned}; go on with --resume")
         if not held["shapes"]:
             print("held-out tasks not measured: that would not fit into the time; --train.validation-tasks N takes fewer")
             return

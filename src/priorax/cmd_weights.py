@@ -124,3 +124,19 @@ def describe(path: Path, verify: bool = False) -> dict[str, Any]:
         "config": to_dict(weights.cfg),
         "meta": meta,
     }
+
+
+def tasks_over_runs(meta: dict[str, Any]) -> tuple[int, int, bool]:
+    """Tasks seen by a network over the runs its header names, how many those are, and whether they are all there were.
+
+    A header says what its own run saw and which weights that run started from. Those of earlier versions name
+    the run before alone, not where that one came from, so that their total is a lower bound.
+    """
+    tasks, runs, here = 0, 0, meta
+    while isinstance(here.get("tasks_seen"), int):
+        tasks, runs = tasks + here["tasks_seen"], runs + 1
+        before = here.get("started_from")
+        if not isinstance(before, dict):
+            return tasks, runs, here is meta or "started_from" in here
+        here = before
+    return tasks, runs, False

@@ -176,6 +176,10 @@ class Progress:
             self.row = self.bar.add_task(unit, total=total, completed=done, extra="")
             self.bar.start()
 
+    def restart(self) -> None:
+        """What was done so far, and the time it took, no longer count for the rate."""
+        self.first, self.start = self.done, time.monotonic()
+
     def rate(self) -> float:
         return (self.done - self.first) / max(time.monotonic() - self.start, 1e-9)
 

@@ -188,6 +188,20 @@ def typed(train: Table, test: Table, test_path: Path) -> tuple[np.ndarray, np.nd
     return out[0], out[1]
 
 
+def first_decimal(cells: Sequence[Any]) -> Any:
+    """The first cell that is a number with decimals, if all cells that are not missing are numbers; else None."""
+    found = None
+    for cell in cells:
+        if cell is None:
+            continue
+        value = None if isinstance(cell, bool) else _number(str(cell))
+        if value is None:
+            return None
+        if found is None and math.isfinite(value) and not value.is_integer():
+            found = cell
+    return found
+
+
 def _number(text: str) -> float | None:
     try:
         value = float(text)

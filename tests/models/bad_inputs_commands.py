@@ -68,6 +68,12 @@ case(COMMANDS, "infinity in a file", ValueError, "infinity in column")(lambda: c
 case(COMMANDS, "fewer than two classes", DataError, "fewer than 2 classes")(
     lambda: command(train="a,b,y\n1,u,no\n2,v,no\n")
 )
+case(COMMANDS, "a target of decimal numbers", DataError, "holds decimal numbers (0.5, for one); regression is not supported")(
+    lambda: command(train="a,b,y\n" + "".join(f"{i},u,{i / 2}\n" for i in range(20)))
+)
+case(COMMANDS, "a target of whole numbers written with a decimal point", None, "classes 0, 1, 2 ...")(
+    lambda: command(train="a,b,y\n" + "".join(f"{i},u,{i % 3}.0\n" for i in range(20)), test="a,b\n1,u\n") is None
+)
 case(COMMANDS, "training rows without a label", None, "left out, with a warning on stderr")(
     lambda: command("--json", train=GOOD + "3,u,\n") is None
 )

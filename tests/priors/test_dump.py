@@ -12,6 +12,7 @@ from priorax.configs import load_prior
 from priorax.configs.errors import ConfigError, DataError, ThresholdError
 from priorax.priors import sample
 from priorax.priors.dump import DumpSpec, verify, write_dump
+from priorax.priors.readers import inspect_dump
 from priorax.priors.writers import FORMATS, read_parquet
 
 SHAPE = dict(rows=64, columns=8)
@@ -29,8 +30,12 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(spec, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    result = write_dump(spec, out)
+    told = []
+    result = write_dump(spec, out, on_tasks=told.append, on_compile=told.append)
     assert result["finished"] and result["tasks"] == 40 and result["parts"] == 3
+    # The sampler is compiled once, before the first task, and apart from the rate of tasks.
+    assert told[0] is None and round(told[1], 2) == result["compile_s"] and told[2:] == [16, 16, 8]
+    assert result["tasks_per_s"] > 0
     return out
 
 
@@ -64,7 +69,8 @@ def test_stopped_and_resumed_makes_the_same_folder(spec, whole, tmp_path):
 
 def test_a_finished_dump_is_left_alone(spec, whole):
     before = content(whole)
-    assert write_dump(spec, whole)["finished"]
+    again = write_dump(spec, whole)
+    assert again["finished"] and again["compile_s"] is None and again["tasks_per_s"] is None
     assert content(whole) == before
 
 
@@ -93,6 +99,19 @@ def test_verify_finds_damage(whole, tmp_path):
         verify(copy)
     with pytest.raises(DataError, match="manifest"):
         verify(tmp_path)
+
+
+def test_inspect_reads_every_part(whole, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    found = inspect_dump(copy)
+    assert (found["tasks"], found["files"], found["problems"]) == (40, 3, [])
+    path = copy / "data" / "part-00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    found = inspect_dump(copy)
+    assert found["tasks"] == 24 and found["problems"][0].startswith("data/part-00001-of-00003.parquet: 100 bytes")
 
 
 def test_manifest_and_card(spec, whole):
@@ -128,6 +147,8 @@ def test_every_format_writes_real_tasks(spec, form, tmp_path):
     some = dataclasses.replace(spec, format=form, missing=missing, n_tasks=16, group_size=8)
     result = write_dump(some, tmp_path)
     assert result["finished"] and verify(tmp_path)["ok"]
+    found = inspect_dump(tmp_path)
+    assert found["problems"] == [] and found["tasks"] == 16
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 
@@ -100,3 +101,58 @@ def test_unknown_kinds_and_empty_folders(tmp_path):
     (tmp_path / "x.doc").write_text("")
     with pytest.raises(DataError, match="no dump format known"):
         inspect_dump(tmp_path / "x.doc")
+
+
+def csv_task(path, labels="0101", split=2):
+    """One task as `generate --format csv` writes it."""
+    rows = [f"{i}.5,{c},{'train' if i < split else 'test'}" for i, c in enumerate(labels)]
+    path.write_text("\n".join(["x0,target,split", *rows]) + "\n")
+
+
+def noted(folder, tasks):
+    """The manifest of what a folder holds now."""
+    files = [{"path": str(p.relative_to(folder)), "bytes": p.stat().st_size} for p in sorted(folder.rglob("*.csv"))]
+    (folder / "manifest.json").write_text(json.dumps({"files": files, "n_tasks": tasks}))
+
+
+def test_all_files_of_a_folder_are_read(tmp_path):
+    for i, labels in enumerate(("0101", "010101", "0101010101")):
+        csv_task(tmp_path / f"task-{i}.csv", labels)
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress" / "torn.csv").write_text("x0,tar")  # what an unfinished run is about to write
+    seen = []
+    found = inspect_dump(tmp_path, on_file=lambda *at: seen.append(at))
+    assert (found["files"], found["tasks"], found["rows"], found["problems"]) == (3, 3, "4 to 10", [])
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    csv_task(tmp_path / "task-1.csv", "0022")
+    csv_task(tmp_path / "task-2.csv", "0011")
+    found = inspect_dump(tmp_path)
+    assert found["tasks"] == 3 and [p.split(" ")[0] for p in found["problems"]] == ["task-1.csv:", "task-2.csv:"]
+    assert "class ids [0, 2]" in found["problems"][0] and "asks for classes [1]" in found["problems"][1]
+
+
+def test_a_manifest_says_what_a_folder_must_hold(tmp_path):
+    for i in range(3):
+        csv_task(tmp_path / f"task-{i}.csv")
+    noted(tmp_path, 3)
+    assert inspect_dump(tmp_path)["problems"] == []
+    (tmp_path / "task-0.csv").unlink()
+    (tmp_path / "task-2.csv").write_text("x0,target,split\n0.5,0")
+    found = inspect_dump(tmp_path)
+    assert found["tasks"] == 1
+    assert found["problems"][0] == "task-0.csv: missing"
+    assert "task-2.csv: 21 bytes, manifest.json says" in found["problems"][1]
+    assert found["problems"][2].startswith("task-2.csv: cannot be read as a dump")
+    assert found["problems"][3] == "the files that can be read hold 1 tasks, manifest.json says 3"
+    (tmp_path / "task-1.csv").unlink()  # nothing is left to read: still a dump, still named
+    assert inspect_dump(tmp_path)["problems"][0] == "task-0.csv: missing"
+    (tmp_path / "manifest.json").write_text('{"files"')
+    with pytest.raises(DataError, match="manifest.json cannot be read"):
+        inspect_dump(tmp_path)
+
+
+def test_a_folder_of_files_that_are_no_dump_is_refused(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="no file that can be read as a dump; the first: 0.csv: is not a task"):
+        inspect_dump(tmp_path)

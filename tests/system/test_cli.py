@@ -72,6 +72,10 @@ def test_every_command_explains_its_flags(command, capsys):
         (["doctor", "--jsn"], 2, "Did you mean --json?"),
         (["generate", "--out", "x", "--prior", "defualt"], 2, 'The nearest is "default"'),
         (["generate", "--out", "x", "--components.0.laws.noize", "1"], 2, "components.0.laws.noise"),
+        (["generate", "--out", "x", "--n-task", "10"], 2, "--n-task is not a flag of priorax generate. Did you mean --n-tasks?"),
+        (["generate", "--out", "x", "--n_task=10"], 2, "--n_task=10 is not a flag of priorax generate. Did you mean --n-tasks?"),
+        (["pretrain", "--out", "x", "--step", "10"], 2, "--step is not a flag of priorax pretrain. Did you mean --steps?"),
+        (["generate", "--out", "x", "--components", "3"], 2, "components is '3'; expected a list"),
         (["generate", "--out", "x", "--shard", "3/3"], 2, "must lie in 0 .. 2"),
         (["generate", "--out", "x", "--shard", "half"], 2, "I/N"),
         (["generate", "--out", "x", "--format", "hdf5", "--missing", "keep"], 2, "cannot hold missing values"),
@@ -129,7 +133,7 @@ def test_generate_verify_inspect(capsys, tmp_path):
     code, text, err = run(capsys, *args, "--json")
     assert code == 0 and not err
     made = json.loads(text)
-    assert made["tasks"] == 16 and made["finished"]
+    assert made["tasks"] == 16 and made["finished"] and made["compile_s"] > 0 and made["tasks_per_s"] > 0
     assert run(capsys, *args)[0] == 2  # not empty
     assert run(capsys, *args, "--resume")[0] == 0
     code, text, _ = run(capsys, *args, "--overwrite", "--json")
@@ -138,9 +142,28 @@ def test_generate_verify_inspect(capsys, tmp_path):
     code, text, _ = run(capsys, "inspect", "dump", out, "--json")
     assert code == 0 and json.loads(text)["graphs"] and json.loads(text)["problems"] == []
     file = out / "data" / "part-00000-of-00002.parquet"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    intact = file.read_bytes()
+    file.write_bytes(intact[:-1] + b"x")
     code, _, err = run(capsys, "generate", "--out", out, "--verify")
     assert code == 7 and "part-00000" in err
+    file.write_bytes(intact)
+    with open(out / "data" / "part-00001-of-00002.parquet", "r+b") as last:
+        last.truncate(100)
+    code, text, err = run(capsys, "inspect", "dump", out)
+    assert code == 7 and err.startswith("error[7]: ") and "data/part-00001-of-00002.parquet: 100 bytes" in err
+    assert "tasks            8" in text
+
+
+def test_generate_says_that_it_compiles_and_counts_without_it(capsys, tmp_path):
+    import re
+
+    args = ["generate", "--out", tmp_path / "d", "--n-tasks", "16", "--shard-size", "8", *SMALL, "--with-graph"]
+    code, text, err = run(capsys, *args)
+    said = err.splitlines()
+    assert code == 0 and said[0].startswith("compiling the sampler") and re.fullmatch(r"compiled in \d+ s", said[1])
+    assert said[2].startswith("8/16 tasks, ") and re.search(r"^tasks_per_s +[0-9.]+$", text, re.M)
+    code, _, err = run(capsys, *args, "--resume")  # nothing is left to do
+    assert code == 0 and "compil" not in err
 
 
 def test_overwrite_spares_foreign_folders(capsys, tmp_path):

@@ -121,3 +121,44 @@ def test_predict_points_out_labels_it_cannot_know(extra, count, capsys, tmp_path
                           "y", "--model", TINY, "--n-estimators", "1", "--json")  # fmt: skip
     assert code == 0 and 0 <= json.loads(text)["accuracy"] <= 1
     assert ("do not occur in" in err) == (count is not None) and (count or "") in err
+
+
+def test_predict_rounds_the_accuracy_for_people(capsys, tmp_path):
+    rows = "a,b,y\n" + "".join(f"{i},{'uv'[i % 2]},{'no' if i % 3 else 'yes'}\n" for i in range(42))
+    (tmp_path / "t.csv").write_text(rows)
+    base = ["predict", "--train", tmp_path / "t.csv", "--test", tmp_path / "t.csv", "--target", "y", "--model", TINY,
+            "--n-estimators", "1"]  # fmt: skip
+    exact = json.loads(run(capsys, *base, "--json")[1])["accuracy"]
+    code, text, _ = run(capsys, *base, "--out", tmp_path / "p.csv")
+    (line,) = (line for line in text.splitlines() if line.startswith("accuracy"))
+    assert code == 0 and line.split()[1] == f"{exact:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("chain", "total", "says"),
+    [
+        ((8,), (8, 1, True), "8 in this run"),
+        ((8, 20, None), (28, 2, True), "8 in this run; 28 with the runs before that the header names"),
+        ((8, 20, 1000, None), (1028, 3, True), "8 in this run; 1,028 with"),
+        ((8, 20), (28, 2, False), "8 in this run; at least 28 with"),  # as older headers end
+    ],
+)
+def test_inspect_checkpoint_tells_this_run_from_those_before(capsys, tmp_path, chain, total, says):
+    from priorax.models import load_weights, save_weights
+
+    from priorax.cmd_weights import tasks_over_runs
+
+    meta = {"trained_rows": 1024}
+    here = meta
+    for i, tasks in enumerate(chain):
+        if i:
+            here["started_from"] = None if tasks is None else {}
+            here = here["started_from"]
+        if tasks is not None:
+            here["tasks_seen"] = tasks
+    assert tasks_over_runs(meta) == total
+    tiny = load_weights(TINY)
+    save_weights(tmp_path / "w.safetensors", tiny.cfg, tiny.params, meta)
+    code, text, _ = run(capsys, "inspect", "checkpoint", tmp_path / "w.safetensors")
+    assert code == 0 and says in text and "1,024 (context and query rows together)" in text
+    assert json.loads(run(capsys, "inspect", "checkpoint", tmp_path / "w.safetensors", "--json")[1])["meta"]["trained_rows"] == 1024

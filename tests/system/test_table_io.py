@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,3 +78,20 @@ def test_types_come_from_the_training_table(tmp_path):
 def test_numbers_written_by_arrow_stand_for_text_categories(tmp_path):
     x, z = table_io.typed({"c": ["1", "b"]}, {"c": [1, None]}, tmp_path)
     assert z[:, 0].tolist() == ["1", None] and x[:, 0].tolist() == ["1", "b"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        (["1", "2.5", None, "3.25"], "2.5"),
+        ([1, 2.5], 2.5),
+        ([decimal.Decimal("1.5"), decimal.Decimal("2")], decimal.Decimal("1.5")),
+        (["1", "2.0", "3e2"], None),
+        (["1.5", "high"], None),  # classes that happen to look like numbers
+        ([True, False], None),
+        (["inf", "1"], None),
+        ([None], None),
+    ],
+)
+def test_decimal_numbers_are_told_from_classes(cells, found):
+    assert table_io.first_decimal(cells) == found

@@ -62,13 +62,14 @@ def test_learning_goes_far_below_chance(toy, tmp_path):
 
 def test_a_run_in_two_processes_equals_one_in_one(toy, finished, tmp_path, start_toy):
     """Stopped by SIGTERM somewhere, resumed: same weights, same optimiser, same metrics, bit for bit."""
-    process = start_toy(tmp_path / "run", "--delay", 0.05)
+    process = start_toy(tmp_path / "run", "--delay", 0.05, "--loud")
     for line in process.stdout:
         if json.loads(line).get("step", 0) >= 8:
             process.send_signal(signal.SIGTERM)
             break
-    rest = process.stdout.read()
-    assert process.wait() == 0, process.stderr.read()
+    rest, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "pretrain: stopping; saving after the current step (a second Ctrl-C ends without saving)\n" in said
     told = json.loads(rest.splitlines()[-1])
     assert told["interrupted"] == signal.SIGTERM and 8 <= told["done"] < 24
     result = pretrain(toy.RECIPE, tmp_path / "run", resume=True, quiet=True, sampler_factory=toy.linear_tasks)

@@ -17,6 +17,8 @@ from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
 from priorax.train.pack import pack, unpack
 from priorax.train.state import init_state
 
+from priorax.cmd_weights import tasks_over_runs
+
 DEEPER = 4
 
 
@@ -66,16 +68,17 @@ def _task():
 
 @pytest.mark.parametrize("more", [{"layers": DEEPER}, {"row_layers": 2}], ids=["blocks", "layers over rows"])
 def test_a_run_starts_from_the_weights_it_is_given(toy, finished, tmp_path, more):
-    """With a rate of nothing a run ends where it started: the weights, deepened, within what float16 keeps."""
+    """With the least rate a run ends where it started: the weights, deepened, within what float16 keeps."""
     start = finished[1].weights_path
-    recipe = _recipe(toy, start, **more, steps=4, learning_rate=0.0, adam_learning_rate=0.0)
+    recipe = _recipe(toy, start, **more, steps=4, learning_rate=1e-9, adam_learning_rate=0.0)
     result = pretrain(recipe, tmp_path / "run", quiet=True, sampler_factory=toy.linear_tasks)
     found, given = load_weights(result.weights_path), load_weights(start)
     for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(grow(given.params, recipe.model)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)  # random layers have not been float16 before
     assert result.validation["loss"] == pytest.approx(finished[1].validation["loss"], abs=2e-3)
-    assert found.meta["started_from"] == {"sha256": given.sha256, "recipe": "toy", "tasks_seen": 192}
+    assert found.meta["started_from"] == {"sha256": given.sha256, "recipe": "toy", "tasks_seen": 192, "started_from": None}
     assert found.meta["tasks_seen"] == 4 * 8
+    assert tasks_over_runs(found.meta) == (192 + 4 * 8, 2, True)
     assert "started_from" not in given.meta
 
 

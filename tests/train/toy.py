@@ -1,6 +1,6 @@
 """A prior that anyone can learn in seconds, and a run of it as a program, for tests that kill or signal a process.
 
-    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS] [--full-from STEP] [--team PORT,PROCESSES,ID]
+    python tests/train/toy.py OUT [--resume] [--steps N] [--delay SECONDS] [--loud] [--full-from STEP] [--team PORT,PROCESSES,ID]
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--steps", type=int, default=RECIPE.train.steps)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to wait after each record, to be killed in")
+    parser.add_argument("--loud", action="store_true", help="say on stderr what the command line says")
     parser.add_argument("--full-from", type=int, help="step from which no file can grow past 4 KB, as on a full disk")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", type=int, default=RECIPE.shapes[0].tasks)
@@ -94,7 +95,7 @@ def main() -> None:
         time.sleep(args.delay)
 
     result = pretrain(
-        recipe, args.out, seed=args.seed, resume=args.resume, log=log, quiet=True, sampler_factory=linear_tasks
+        recipe, args.out, seed=args.seed, resume=args.resume, log=log, quiet=not args.loud, sampler_factory=linear_tasks
     )
     told = {"done": result.steps, "interrupted": result.interrupted, "from": result.resumed_from}
     print(json.dumps(told | {"validation": result.validation["loss"]}), flush=True)
