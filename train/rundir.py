@@ -15,19 +15,20 @@ from typing import Any
 
 import jax
 
-from ..configs.errors import ConfigError, PrioraxError
+from ..configs.errors import ConfigError, DataError, PrioraxError
 from ..configs.files import replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
 from ..configs.recipe import Recipe
 from ..models.growth import check_can_start, grow
 from ..models.weights import LoadedWeights, default_weights_path, load_weights, save_weights
-from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint
+from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint, verify_checkpoint
 from .logs import MetricsFile
 from .state import TrainState
 
 WEIGHTS = "model.safetensors"
 START = "start.safetensors"
+CHECKPOINTS = "checkpoints"
 _MAY_CHANGE = ("time_limit", "checkpoint_steps", "keep_checkpoints", "validate_steps", "validation_tasks")
 
 
@@ -41,7 +42,7 @@ class RunDirectory:
 
     def __init__(self, out: Path, recipe: Recipe, prior: PriorConfig, seed: int):
         self.out, self.recipe, self.prior, self.seed = out, recipe, prior, seed
-        self.checkpoints = out / "checkpoints"
+        self.checkpoints = out / CHECKPOINTS
         self._metrics: MetricsFile | None = None
         self._start: LoadedWeights | None = None
 
@@ -209,3 +210,13 @@ def _environment() -> dict[str, Any]:
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
     }
+
+
+def seed_of_run(out: Path) -> int | None:
+    """The seed of the run in a directory, from its newest intact checkpoint; None where there is none."""
+    for _, path in reversed(list_checkpoints(Path(out) / CHECKPOINTS)):
+        try:
+            return int(verify_checkpoint(path)["meta"]["seed"])
+        except DataError:
+            continue
+    return None

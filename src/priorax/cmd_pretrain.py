@@ -42,8 +42,8 @@ class Pretrain(options.OutDir):
     --time-limit is given."""
     steps: int | None = None
     """Optimiser steps; the recipe's own when left out. With steps, --time-limit only cuts."""
-    seed: int = 0
-    """Seed of weights and tasks."""
+    seed: int | None = None
+    """Seed of weights and tasks: 0 when left out, and when resuming that of the run."""
     host_devices: int = 0
     """Parts to split a CPU into; tasks are shared out among them. 0: one per core. `priorax bench train
     --host-devices N` measures what that gains."""
@@ -78,12 +78,12 @@ class Pretrain(options.OutDir):
         from priorax.train import Team, leave, pretrain
 
         team = Team()
-        team.lead(self._open, recipe.name)
+        seed = team.lead(self._open, recipe.name)
         tell = _events if self.log == "json" and team.leads else None
         age = _process_age()
         left = None if limit is None else max(limit - age, 0.1)  # the limit counts from the start of the process
         out = self.out.expanduser()
-        result = pretrain(recipe, out, seed=self.seed, resume=self.resume, time_limit=left, total_time=total,
+        result = pretrain(recipe, out, seed=seed, resume=self.resume, time_limit=left, total_time=total,
                           log=tell, quiet=self.quiet or self.log == "json")  # fmt: skip
         leave()
         if result.interrupted:
@@ -116,9 +116,16 @@ class Pretrain(options.OutDir):
         """The path made absolute, since a run can be resumed from elsewhere."""
         return given if given == "default" else str(Path(given).expanduser().resolve())
 
-    def _open(self, recipe: str) -> None:
+    def _open(self, recipe: str) -> int:
+        """Opens the run directory; the seed of the run."""
+        from priorax.train.rundir import seed_of_run
+
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
-        output.write_run(out, "pretrain", {"recipe": recipe, "seed": self.seed})
+        known = seed_of_run(out) if self.resume else None
+        seed = (known or 0) if self.seed is None else self.seed
+        if known in (None, seed):  # another seed will be refused and is not to be noted as that of the run
+            output.write_run(out, "pretrain", {"recipe": recipe, "seed": seed})
+        return seed
 
     def _show(self, result: Any) -> None:
         facts = {k: v for k, v in dataclasses.asdict(result).items() if k != "interrupted"}

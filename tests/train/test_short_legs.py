@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
 
 import pytest
@@ -65,11 +66,14 @@ def test_the_command_says_what_happened_and_how_to_go_on(toy, tmp_path, capsys, 
     model = dataclasses.replace(toy.RECIPE.model, max_classes=10)  # as the prior, which the command checks
     (tmp_path / "toy.yaml").write_text(to_yaml(dataclasses.replace(toy.RECIPE, model=model)))
     command = ["pretrain", "--recipe", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "run")]
-    assert cli.main([*command, "--time-limit", "0.1s"]) == 2
+    assert cli.main([*command, "--time-limit", "0.1s", "--seed", "3"]) == 2
     out, err = capsys.readouterr()
     told = err.splitlines()[-1]
     assert told.startswith("error[2]: nothing was trained: starting ") and "with --resume --time-limit" in told and not out
     assert ", and the limit is 0 s: no room for a single step; there are no weights yet" in told and not (tmp_path / "run" / "model.safetensors").exists()
-    assert cli.main([*command, "--resume", "--quiet"]) == 0
+    assert cli.main([*command, "--resume", "--quiet", "--seed", "4"]) == 2
+    assert "was started with seed 3" in capsys.readouterr().err
+    assert cli.main([*command, "--resume", "--quiet"]) == 0  # the seed of the run need not be said again
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["seed"] == 3
     out, err = capsys.readouterr()
     assert "weights_path" in out and "held-out tasks loss" in out and "planned" not in out and not err
