@@ -46,12 +46,12 @@ class KernelRidge:
         some = rng.permutation(len(d))[:_WIDTH_ROWS]
         among = distances[np.ix_(some, some)]
         unit = _unit(among)
-        left_out = {w: _solve(among, w * unit, centred[some])[1] for w in WIDTHS}
+        left_out = {w: least_left_out(np.exp(-among / (w * unit)), centred[some], PENALTIES)[1] for w in WIDTHS}
         width = min(left_out, key=left_out.get)
-        inverse, _, _ = _solve(distances, width * unit, centred)
+        inverse, _, _ = least_left_out(np.exp(-distances / (width * unit)), centred, PENALTIES)
         stretch = _stretch(d, inverse @ centred, width * unit, rng)
         stretched = _distances(d * stretch)
-        _, _, self.penalty = _solve(stretched, width * _unit(stretched), centred)
+        _, _, self.penalty = least_left_out(np.exp(-stretched / (width * _unit(stretched))), centred, PENALTIES)
         scores = np.zeros_like(target)
         for k in np.unique(fold):
             out = fold == k
@@ -128,14 +128,23 @@ def _unit(distances: np.ndarray) -> float:
     return float(np.median(between[between > 1e-6 * between.max()]))
 
 
-def _solve(distances: np.ndarray, scale: float, centred: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The penalty with the least left-out error: ``(kernel + penalty)^-1`` f64[n, n], the squared error, the penalty."""
-    values, vectors = np.linalg.eigh(np.exp(-distances / scale))
+def least_left_out(kernel: np.ndarray, centred: np.ndarray, penalties: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Of ``penalties`` the one under which rows are predicted best without themselves.
+
+    Args:
+      kernel: f64[n, n], positive semidefinite.
+      centred: f64[n, K], what is regressed.
+      penalties: f64[.], above 0.
+
+    Returns:
+      ``(kernel + penalty)^-1`` f64[n, n], the sum of squared errors, the penalty.
+    """
+    values, vectors = np.linalg.eigh(kernel)
     values = np.maximum(values, 0.0)
     along, squares = vectors.T @ centred, vectors**2
     errors = []
-    for penalty in PENALTIES:
+    for penalty in penalties:
         inverse = 1 / (values + penalty)
         errors.append((((vectors * inverse) @ along / (squares @ inverse)[:, None]) ** 2).sum())
     best = int(np.argmin(errors))
-    return (vectors / (values + PENALTIES[best])) @ vectors.T, errors[best], PENALTIES[best]
+    return (vectors / (values + penalties[best])) @ vectors.T, errors[best], penalties[best]
