@@ -141,8 +141,7 @@ def chunks(spec: DumpSpec, ids: range) -> Iterator[list[TaskRecord]]:
 
     Two chunks are sampled ahead in threads while the caller writes: JAX works outside Python's lock.
     """
-    step = CHUNK if not FORMATS[spec.format].grouped else max(CHUNK // spec.group_size, 1) * spec.group_size
-    step = min(step, spec.shard_size, spec.n_tasks)
+    step = _step(spec)
     starts = iter(range(ids.start, ids.stop, step))
 
     def draw(start: int) -> list[TaskRecord]:
@@ -155,6 +154,12 @@ def chunks(spec: DumpSpec, ids: range) -> Iterator[list[TaskRecord]]:
             done = running.popleft().result()
             running.extend(pool.submit(draw, start) for start in islice(starts, 1))
             yield done
+
+
+def _step(spec: DumpSpec) -> int:
+    """Tasks drawn together."""
+    step = CHUNK if not FORMATS[spec.format].grouped else max(CHUNK // spec.group_size, 1) * spec.group_size
+    return min(step, spec.shard_size, spec.n_tasks)
 
 
 def _draw(spec: DumpSpec, ids: range, step: int) -> list[TaskRecord]:
@@ -214,8 +219,8 @@ def write_dump(
         if compile_s is None:
             on_compile(None)
             began = time.monotonic()
-            # One task, so that all that follows is drawing: the program is the same whatever tasks are asked for.
-            _draw(spec, range(spec.first, spec.first + 1), 1)
+            # A step for nothing, so that all that follows is drawing: graphs and infos have small programs for its size.
+            _draw(spec, range(spec.first, spec.first + 1), _step(spec))
             compile_s = time.monotonic() - began
             on_compile(compile_s)
             if stop():
