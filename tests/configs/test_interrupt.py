@@ -12,8 +12,6 @@ import threading
 import pytest
 from priorax.configs.interrupt import StopFlag
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-
 IN_C = """
 import hashlib, threading
 from priorax.configs.interrupt import StopFlag
