@@ -31,6 +31,7 @@ from .inference import (
 from .level_encoding import ENCODINGS, LevelEncoding
 from .preprocess import TableEncoder
 from .ridge_scores import KINDS, RidgeScores, scores_of_symbols
+from .score_stack import WEIGHT, ScoreStack, pool
 from .tables import is_missing, read_table
 
 
@@ -54,9 +55,12 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         What members see of categories of ten levels and more: the level's number, or what the level's training rows say
         about the class (target statistics, cross-fitted). Used in turn by members or, where it takes several members to
         cover the columns or the classes once, by such groups of members.
-    ridge_scores : tuple of {"linear", "kernel", "pairs"}, default=("linear", "kernel", "pairs")
+    ridge_scores : tuple of {"linear", "kernel", "pairs", "blocks"}, default=("linear", "kernel", "pairs", "blocks")
         Regressions whose scores of the classes members see beside the columns (cross-fitted, from 50 training rows on:
         `priorax.models.ridge_scores`); () for none: the network alone.
+    stack_weight : float, default=0.3
+        Share of the answer, in the logarithms of probabilities, that a logistic regression on the ridge scores has
+        (`priorax.models.score_stack`); 0 to 1. With 0, or where there are no scores, the network answers.
     max_context : int or None, default=None
         Training rows one member may see; None takes the limit stored with the weights. Larger tables are subsampled
         per member, stratified, with a `LimitWarning`.
@@ -103,6 +107,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         numeric_transforms: tuple[str, ...] = ("none",),
         category_encodings: tuple[str, ...] = ("codes", "target"),
         ridge_scores: tuple[str, ...] = KINDS,
+        stack_weight: float = WEIGHT,
         max_context: int | None = None,
         max_columns: int | None = None,
         cache_context: bool | str = "auto",
@@ -115,6 +120,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self.numeric_transforms = numeric_transforms
         self.category_encodings = category_encodings
         self.ridge_scores = ridge_scores
+        self.stack_weight = stack_weight
         self.max_context = max_context
         self.max_columns = max_columns
         self.cache_context = cache_context
@@ -173,6 +179,10 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         self._ridge = RidgeScores(tuple(self.ridge_scores), int(rng.randint(2**31)))
         shown = np.unique(np.concatenate([m.rows for m in self.members_]))
         self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_, shown)
+        self._stack = None
+        if self._ridge.kinds_ and self.stack_weight:
+            draw = np.random.RandomState(int(rng.randint(2**31)))
+            self._stack = ScoreStack().fit(self._scores[shown], self._x[shown], codes[shown], draw)
         if len(self.classes_) > 1:
             check_memory(engine.cfg, *self._context_size())
         self._live = _Live()
@@ -195,22 +205,23 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         """Class probabilities f64[n, K] of encoded rows x f32[n, F]."""
         if len(self.classes_) == 1:
             return np.ones((len(x), 1))
+        scores = self._ridge.apply(x)
         probabilities = []
-        for _, z in zip(self.members_, self._logits(x), strict=True):
+        for _, z in zip(self.members_, self._logits(x, scores), strict=True):
             z = z / self.softmax_temperature
             p = np.exp(z - z.max(1, keepdims=True))
             probabilities.append(p / p.sum(1, keepdims=True))
-        return combine(self.members_, probabilities)
+        answer = combine(self.members_, probabilities)
+        return answer if self._stack is None else pool(answer, self._stack.probabilities(scores), self.stack_weight)
 
-    def _logits(self, x: np.ndarray) -> list[np.ndarray]:
-        """Logits f64[n, n_symbols] of encoded rows x f32[n, F] under every member."""
-        logits = self._session().logits(self._views(x), len(x))
+    def _logits(self, x: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+        """Logits f64[n, n_symbols] of encoded rows x f32[n, F] with their ridge scores under every member."""
+        logits = self._session().logits(self._views(x, scores), len(x))
         return [z[:, : m.n_symbols].astype(np.float64) for m, z in zip(self.members_, logits, strict=True)]
 
-    def _views(self, x: np.ndarray) -> Callable[[int, slice], np.ndarray]:
+    def _views(self, x: np.ndarray, scores: np.ndarray) -> Callable[[int, slice], np.ndarray]:
         """``(member, rows) -> f32[len(rows), f]``, encoded rows as that member sees them: its columns, then its scores."""
         views = self._by_kind({kind: levels.apply(x) for kind, levels in self._levels.items()})
-        scores = self._ridge.apply(x)
 
         def rows_of(m: int, rows: slice) -> np.ndarray:
             member = self.members_[m]
@@ -239,7 +250,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) > 1:
             session = self._session()
             if not (compile_only and session.is_compiled(n_queries)):
-                views = self._views(self._x[:1])
+                views = self._views(self._x[:1], self._ridge.apply(self._x[:1]))
                 session.logits(lambda m, rows: views(m, slice(0, 1)), n_queries)
             if compile_only:
                 self._live.session = None
@@ -339,6 +350,9 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         kinds = self.ridge_scores
         if isinstance(kinds, str) or not isinstance(kinds, Sequence) or not set(kinds) <= set(KINDS):
             raise ValueError(f"ridge_scores is {self.ridge_scores!r}; choose from {', '.join(KINDS)}, or () for none")
+        share = self.stack_weight
+        if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+            raise ValueError(f"stack_weight is {share!r}; it must be a number from 0 to 1")
         if self.cache_context not in (True, False, "auto"):
             raise ValueError(f'cache_context is {self.cache_context!r}; allowed: True, False, "auto"')
 

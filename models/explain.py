@@ -66,7 +66,7 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
     total = np.zeros((len(x), d))
     if len(model.classes_) > 1:
         chunks = [_CHUNK] * -(-len(x) // _CHUNK)
-        shares = model._session().run(_rollout, model._views(x), len(x), chunks)
+        shares = model._session().run(_rollout, model._views(x, model._ridge.apply(x)), len(x), chunks)
         scored = model._ridge.shares(x) if model._ridge.kinds_ else np.zeros((len(x), 0, x.shape[1]))
         for member, share in zip(model.members_, shares, strict=True):
             f, of_kind = len(member.columns), model._n_scores(member) // max(scored.shape[1], 1)

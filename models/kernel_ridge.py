@@ -4,13 +4,19 @@ The kernel is that of Laplace, ``exp(-|x - z| / s)``. Columns that matter are st
 round of a recursive feature machine (Radhakrishnan et al. 2024, "Mechanism for feature learning in neural networks and
 backpropagation-free machine learning models", Science 383; for tables Beaglehole et al. 2025, "xRFM", arXiv 2508.10053):
 the weight of a column is the mean squared derivative of a first fit along it.
+
+Distances are straight ones or those of city blocks, sums over columns. The latter make ``exp(-|x - z| / s)`` the share of random
+partitions by cuts across single columns that leave two rows together (Balog et al. 2016, "The Mondrian kernel", UAI): what a
+forest of infinitely many trees would see, which finds thresholds that straight distances blur.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 MOST_ROWS = 1_000
 """Training rows it is fitted to at most; time grows with their third power."""
@@ -20,6 +26,8 @@ _WIDTH_ROWS = 500  # rows the width is chosen on
 _SLOPE_ROWS = 300  # rows at which slopes are taken
 _SLOPE_DIRECTIONS = 20  # and in the space of classes, where there are more, directions in which scores differ most
 LEAST_WEIGHT = 1e-3  # of a column, in those of a column of mean importance
+MOST_AXES = 200
+"""Effects of more than two values that blocks are counted along, those that matter most: time grows with their number."""
 
 
 class KernelRidge:
@@ -27,12 +35,13 @@ class KernelRidge:
 
     Args:
       seed: draws the rows that the width is chosen on and at which slopes are taken.
+      metric: `STRAIGHT` or `CITY_BLOCK`, of the fit that gives the scores; what columns matter always comes from straight ones.
     """
 
     most_rows = MOST_ROWS
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, metric: Metric | None = None) -> None:
+        self._seed, self._metric = seed, STRAIGHT if metric is None else metric
 
     def fit(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.ndarray:
         """Scores of training rows f64[n, K], each from the folds it is not in; arguments as of `LinearRidge.fit`.
@@ -44,14 +53,15 @@ class KernelRidge:
         centred = target - target.mean(0)
         distances = _distances(d)
         some = rng.permutation(len(d))[:_WIDTH_ROWS]
-        among = distances[np.ix_(some, some)]
-        unit = _unit(among)
-        left_out = {w: least_left_out(np.exp(-among / (w * unit)), centred[some], PENALTIES)[1] for w in WIDTHS}
-        width = min(left_out, key=left_out.get)
+        unit = _unit(distances[np.ix_(some, some)])
+        width = _best_width(distances[np.ix_(some, some)], unit, centred[some])
         inverse, _, _ = least_left_out(np.exp(-distances / (width * unit)), centred, PENALTIES)
         stretch = _stretch(d, inverse @ centred, width * unit, rng)
-        stretched = _distances(d * stretch)
-        _, _, self.penalty = least_left_out(np.exp(-stretched / (width * _unit(stretched))), centred, PENALTIES)
+        apart = self._metric.distances(d * stretch)
+        last_width = width
+        if self._metric is CITY_BLOCK:  # another geometry, another width
+            last_width = _best_width(apart[np.ix_(some, some)], _unit(apart[np.ix_(some, some)]), centred[some])
+        _, _, self.penalty = least_left_out(np.exp(-apart / (last_width * _unit(apart))), centred, PENALTIES)
         scores = np.zeros_like(target)
         for k in np.unique(fold):
             out = fold == k
@@ -59,8 +69,8 @@ class KernelRidge:
             known = inverse @ (target - target[~out].mean(0))
             first = (known - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], known[out]))[~out]
             own = _stretch(d[~out], first, width * unit, rng)
-            scores[out] = _Fit(d[~out], target[~out], own, width, self.penalty)(d[out])
-        self._fit = _Fit(d, target, stretch, width, self.penalty)
+            scores[out] = _Fit(self._metric, d[~out], target[~out], own, last_width, self.penalty)(d[out])
+        self._fit = _Fit(self._metric, d, target, stretch, last_width, self.penalty)
         return scores
 
     def apply(self, d: np.ndarray) -> np.ndarray:
@@ -75,9 +85,10 @@ class KernelRidge:
 class _Fit:
     """Kernel ridge on training rows d f64[n, P] whose effects are multiplied by ``stretch`` f64[P]."""
 
-    def __init__(self, d, target, stretch, width, penalty) -> None:
+    def __init__(self, metric, d, target, stretch, width, penalty) -> None:
+        self._metric = metric
         self._stretch, self._rows = stretch, d * stretch
-        distances = _distances(self._rows)
+        distances = metric.distances(self._rows)
         self._scale = width * _unit(distances)
         kernel = np.exp(-distances / self._scale)
         kernel[np.diag_indices_from(kernel)] += penalty
@@ -85,12 +96,18 @@ class _Fit:
 
     def __call__(self, d: np.ndarray) -> np.ndarray:
         """Scores f64[q, K] of rows f64[q, P]."""
-        return np.exp(-_distances(d * self._stretch, self._rows) / self._scale) @ self._coefficients
+        return np.exp(-self._metric.distances(d * self._stretch, self._rows) / self._scale) @ self._coefficients
 
     def slopes(self, d: np.ndarray) -> np.ndarray:
         """f64[q, P], absolute derivatives of the scores along the effects, summed over the classes."""
-        found = _slopes(d * self._stretch, self._rows, self._coefficients, self._scale)
+        found = self._metric.slopes(d * self._stretch, self._rows, self._coefficients, self._scale)
         return sum(np.abs(slope) for slope in found) * self._stretch
+
+
+def _best_width(distances: np.ndarray, unit: float, centred: np.ndarray) -> float:
+    """Of `WIDTHS` the one under which rows, f64[n, n] apart, are predicted best without themselves."""
+    left_out = {w: least_left_out(np.exp(-distances / (w * unit)), centred, PENALTIES)[1] for w in WIDTHS}
+    return min(left_out, key=left_out.get)
 
 
 def _stretch(d: np.ndarray, coefficients: np.ndarray, scale: float, rng: np.random.RandomState) -> np.ndarray:
@@ -118,6 +135,45 @@ def _distances(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     b = a if b is None else b
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0.0))
+
+
+def _city_distances(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """f64[n, m], sums of absolute differences over the effects, between the rows of a and b, or of a and a; b decides which
+    effects have two values and which count."""
+    b = a if b is None else b
+    low, high = b.min(0), b.max(0)
+    two = ((b == low) | (b == high)).all(0)
+    gap = np.where(high > low, high - low, 1.0)[two]
+    # Where there are two values a difference is its square over the gap, and squares are products of matrices.
+    apart = _distances(a[:, two] / np.sqrt(gap), b[:, two] / np.sqrt(gap)) ** 2
+    many = np.flatnonzero(~two)
+    if len(many) > MOST_AXES:
+        many = np.sort(many[np.argsort(-b[:, many].std(0), kind="stable")[:MOST_AXES]])
+    return apart + cdist(a[:, many], b[:, many], "cityblock") if len(many) else apart
+
+
+def _city_slopes(at: np.ndarray, rows: np.ndarray, coefficients: np.ndarray, scale: float) -> Iterator[np.ndarray]:
+    """As `_slopes`, in city blocks."""
+    near = np.exp(-_city_distances(at, rows) / scale) / scale
+    for c in coefficients.T:
+        pull = near * c
+        yield np.stack([(pull * np.sign(rows[:, j] - at[:, j, None])).sum(1) for j in range(at.shape[1])], axis=1)
+
+
+class Metric(NamedTuple):
+    """How far rows are from one another.
+
+    Attributes:
+      distances: ``(f64[n, P], f64[m, P]) -> f64[n, m]``.
+      slopes: for every column of coefficients the derivatives of the scores, see `_slopes`.
+    """
+
+    distances: Callable[..., np.ndarray]
+    slopes: Callable[..., Iterator[np.ndarray]]
+
+
+STRAIGHT = Metric(_distances, _slopes)
+CITY_BLOCK = Metric(_city_distances, _city_slopes)
 
 
 def _unit(distances: np.ndarray) -> float:

@@ -19,11 +19,11 @@ import numpy as np
 
 from .effects import Effects
 from .folds import row_keys, spread_over_folds, stratified_part
-from .kernel_ridge import KernelRidge
+from .kernel_ridge import CITY_BLOCK, STRAIGHT, KernelRidge
 from .linear_ridge import LinearRidge
 from .pair_ridge import PairRidge
 
-KINDS = ("linear", "kernel", "pairs")
+KINDS = ("linear", "kernel", "pairs", "blocks")
 LEAST_ROWS = 50
 """With fewer training rows there are no scores: folds of a handful of rows are noise."""
 FOLDS = 10
@@ -125,8 +125,8 @@ class _Part:
 
 
 def _regression(kind: str, rng: np.random.RandomState) -> LinearRidge | KernelRidge | PairRidge:
-    if kind == "kernel":
-        return KernelRidge(int(rng.randint(2**31)))
+    if kind in ("kernel", "blocks"):
+        return KernelRidge(int(rng.randint(2**31)), STRAIGHT if kind == "kernel" else CITY_BLOCK)
     return LinearRidge() if kind == "linear" else PairRidge()
 
 

@@ -1,6 +1,6 @@
 """Ridge scores of a task inside the training step, what `priorax.models.ridge_scores` makes of a table.
 
-The same three regressions, written for rows and columns of fixed number: what a task lacks is masked, left-out rows are those
+The same four regressions, written for rows and columns of fixed number: what a task lacks is masked, left-out rows are those
 with a weight of 0, and the linear one is solved for rows instead of effects, which need not be turned back into weights here.
 `priorax.models.linear_ridge`, `kernel_ridge` and `pair_ridge` say where the methods come from, and tests compare both implementations. What
 differs: `LEVELS` levels of a category have an indicator instead of 100, all rows are slope and width rows, and numbers are f32.
@@ -38,7 +38,7 @@ def ridge_scores(
       classes: K, at least ``n_classes``.
 
     Returns:
-      f32[3, R, K] in the order of `priorax.models.ridge_scores.KINDS`, classes of a single context row 0, and bool[3], whether
+      f32[4, R, K] in the order of `priorax.models.ridge_scores.KINDS`, classes of a single context row 0, and bool[4], whether
       a kind says something.
     """
     # Other platforms multiply f32 in 16 bits or little more, of which eigenvalues and factors come out wrong or not at all.
@@ -56,11 +56,8 @@ def _scores(
     known = label.sum(0) > 1
     target = label * known
     kept = folds(shown)
-    found = {
-        "linear": _linear(d, target, kept),
-        "kernel": _kernel(d, target, kept, n_classes),
-        "pairs": _pairs(d, target, kept),
-    }
+    kernel, blocks = _kernels(d, target, kept, n_classes)
+    found = {"linear": _linear(d, target, kept), "kernel": kernel, "pairs": _pairs(d, target, kept), "blocks": blocks}
     scores = jnp.stack([found[kind] for kind in KINDS])
     possible = (d[:context] != 0).any() & (known.sum() > 1)
     told = jnp.stack([says_something(s[:context], target, kept) for s in scores])
@@ -141,40 +138,58 @@ def _linear(d: jax.Array, target: jax.Array, kept: jax.Array) -> jax.Array:
     return jnp.concatenate([own, asked])
 
 
-def _kernel(d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Array) -> jax.Array:
-    """Scores f32[R, K] as of `KernelRidge`, for tasks of ``n_classes`` i32[] classes; arguments as of `_linear`."""
+def _kernels(
+    d: jax.Array, target: jax.Array, kept: jax.Array, n_classes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Scores f32[R, K] as of `KernelRidge` with straight distances and with those of city blocks, for tasks of ``n_classes``
+    i32[] classes; other arguments as of `_linear`. What the columns matter is found once for both."""
     n = len(target)
     centred = target - target.mean(0)
     distances = _distances(d[:n], d[:n])
     everyone = jnp.ones(n)
     unit = middle_distance(distances, everyone)
+    width, penalty = _best_width(distances, unit, centred)
+    scale = width * unit
+    first = jnp.exp(-distances / scale)
+
+    def stretch(weight: jax.Array) -> jax.Array:
+        """f32[P], by a fit to the rows of weight 1."""
+        coefficients = _masked_solve(first, penalty, weight, target)
+        return _stretch(d[:n], distances, coefficients, scale, weight, n_classes)
+
+    def kernels(rows: jax.Array, stretch: jax.Array, weight: jax.Array, widths: jax.Array) -> jax.Array:
+        """f32[2, S, N] between rows f32[S, P], of which the first are the context, and the context, effects stretched."""
+        a, b = rows * stretch, d[:n] * stretch
+        apart = jnp.stack([_distances(a, b), _city_distances(a, b)])
+        units = jax.vmap(middle_distance, (0, None))(apart[:, :n], weight)
+        return jnp.exp(-apart / (widths * units)[:, None, None])
+
+    own_stretch = stretch(everyone)
+    blocks = _city_distances(d[:n] * own_stretch, d[:n] * own_stretch)
+    city_width, _ = _best_width(blocks, middle_distance(blocks, everyone), centred)
+    widths = jnp.stack([width, city_width])
+    last = kernels(d, own_stretch, everyone, widths)
+    _, penalties = jax.lax.map(lambda k: _least_left_out(k, centred, kernel_ridge.PENALTIES), last[:, :n])
+    solve = jax.vmap(_masked_solve, (0, 0, None, None))
+    asked = last[:, n:] @ solve(last[:, :n], penalties, everyone, target)
+
+    def fold(weight: jax.Array) -> jax.Array:
+        known = kernels(d[:n], stretch(weight), weight, widths)
+        return known @ solve(known, penalties, weight, target)
+
+    own = jnp.einsum("kn,kanc->anc", 1 - kept, jax.lax.map(fold, kept))
+    straight, city = jnp.concatenate([own, asked], axis=1)
+    return straight, city
+
+
+def _best_width(distances: jax.Array, unit: jax.Array, centred: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The width of the kernel in ``unit``s, and the penalty, under which rows are predicted best without themselves."""
     widths = jnp.asarray(kernel_ridge.WIDTHS, jnp.float32)
     errors, penalties = jax.lax.map(
         lambda w: _least_left_out(jnp.exp(-distances / (w * unit)), centred, kernel_ridge.PENALTIES), widths
     )
-    width = widths[jnp.argmin(errors)]
-    penalty = penalties[jnp.argmin(errors)]
-    scale = width * unit
-    first = jnp.exp(-distances / scale)
-
-    def stretched(rows: jax.Array, weight: jax.Array) -> jax.Array:
-        """Kernel f32[S, N] between rows f32[S, P], of which the first are the context, and the context, its effects stretched by
-        what a fit to the rows of weight 1 depends on."""
-        coefficients = _masked_solve(first, penalty, weight, target)
-        stretch = _stretch(d[:n], distances, coefficients, scale, weight, n_classes)
-        apart = _distances(rows * stretch, d[:n] * stretch)
-        return jnp.exp(-apart / (width * middle_distance(apart[:n], weight)))
-
-    last = stretched(d, everyone)
-    _, last_penalty = _least_left_out(last[:n], centred, kernel_ridge.PENALTIES)
-    asked = last[n:] @ _masked_solve(last[:n], last_penalty, everyone, target)
-
-    def fold(weight: jax.Array) -> jax.Array:
-        kernel = stretched(d[:n], weight)
-        return kernel @ _masked_solve(kernel, last_penalty, weight, target)
-
-    own = jnp.einsum("kn,knc->nc", 1 - kept, jax.lax.map(fold, kept))
-    return jnp.concatenate([own, asked])
+    best = jnp.argmin(errors)
+    return widths[best], penalties[best]
 
 
 def _pairs(d: jax.Array, target: jax.Array, kept: jax.Array) -> jax.Array:
@@ -243,6 +258,11 @@ def _distances(a: jax.Array, b: jax.Array) -> jax.Array:
     """f32[A, B] between rows. Differences are squared, not products of rows subtracted from squared lengths: in f32 that gives
     near rows among distant ones distances that no rows have, and the kernel of those has no Cholesky factor."""
     return jnp.sqrt(jnp.square(a[:, None] - b).sum(-1))
+
+
+def _city_distances(a: jax.Array, b: jax.Array) -> jax.Array:
+    """f32[A, B] between rows, along the effects."""
+    return jnp.abs(a[:, None] - b).sum(-1)
 
 
 def middle_distance(distances: jax.Array, weight: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from priorax.models import PFNClassifier, explain, kernel_ridge, linear_ridge, p
 from priorax.models.effects import Effects
 from priorax.models.folds import row_keys, spread_over_folds, stratified_part
 from priorax.models.inference import get_engine
-from priorax.models.kernel_ridge import KernelRidge
+from priorax.models.kernel_ridge import CITY_BLOCK, KernelRidge
 from priorax.models.linear_ridge import LinearRidge
 from priorax.models.pair_ridge import PairRidge
 from priorax.models.ridge_scores import KINDS, LEAST_ROWS, RidgeScores, scores_of_symbols
@@ -38,7 +38,10 @@ def _problem(n, columns, classes, seed):
 
 
 def _ridge(kind):
-    return {"linear": LinearRidge, "kernel": lambda: KernelRidge(0), "pairs": PairRidge}[kind]()
+    kinds = {
+        "linear": LinearRidge, "kernel": lambda: KernelRidge(0), "pairs": PairRidge, "blocks": lambda: KernelRidge(0, CITY_BLOCK),
+    }  # fmt: skip
+    return kinds[kind]()
 
 
 @pytest.mark.parametrize("columns", [6, 150])  # fewer and more columns than rows
@@ -55,25 +58,50 @@ def test_linear_scores_against_scikit_learn(columns, classes):
         np.testing.assert_allclose(scores[out], wanted, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("kind", "power"), [("kernel", 2), ("blocks", 1)])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_kernel_scores_against_scikit_learn(classes, monkeypatch):
+def test_kernel_scores_against_scikit_learn(kind, power, classes, monkeypatch):
     """Without stretching: every fold's scores, found there by leaving its rows out, and those of other rows."""
     monkeypatch.setattr(kernel_ridge, "WIDTHS", (1.0,))
     monkeypatch.setattr(kernel_ridge, "_stretch", lambda d, coefficients, scale, rng: np.ones(d.shape[1]))
     d, target, fold = _problem(120, 6, classes, 2)
-    ridge = _ridge("kernel")
+    d[:, 2] = np.where(d[:, 2] > 0.4, 1.3, -0.2)  # effects of two values are counted in a way of their own
+    ridge = _ridge(kind)
     scores = ridge.fit(d, target, fold)
 
     def wanted(rows, at):
-        between = np.linalg.norm(d[rows][:, None] - d[rows], axis=2)
+        between = np.linalg.norm(d[rows][:, None] - d[rows], ord=power, axis=2)
         gamma = 1 / np.median(between[np.triu_indices(rows.sum(), 1)])
-        kernel = lambda a, b: np.exp(-gamma * np.linalg.norm(a - b))
+        kernel = lambda a, b: np.exp(-gamma * np.linalg.norm(a - b, ord=power))
         fitted = reference.KernelRidge(alpha=ridge.penalty, kernel=kernel).fit(d[rows], target[rows] - target[rows].mean(0))
         return fitted.predict(at)
 
     for k in (0, 7):
         np.testing.assert_allclose(scores[fold == k], wanted(fold != k, d[fold == k]), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(ridge.apply(d[:9] + 0.1), wanted(fold >= 0, d[:9] + 0.1), rtol=1e-5, atol=1e-7)
+    other = d[:9] + np.array([0.1, 0.1, 0, 0.1, 0.1, 0.1])
+    np.testing.assert_allclose(ridge.apply(other), wanted(fold >= 0, other), rtol=1e-5, atol=1e-7)
+
+
+def test_thresholds_are_found_by_blocks():
+    """Classes by three cuts across columns, nine others saying nothing: straight distances blur the corners."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1600, 12)).astype(np.float32)
+    y = ((x[:, 1] > 0.3) & (x[:, 4] < 0.8) | (x[:, 7] > 1.0)).astype(int)
+    found = {}
+    for kind in ("kernel", "blocks"):
+        scores = RidgeScores((kind,), 0)
+        scores.fit_transform(x[:600], y[:600], np.zeros(12, int))
+        found[kind] = roc_auc_score(y[600:], scores.apply(x[600:])[:, 0, 1])
+    assert found["blocks"] > found["kernel"] + 0.01 and found["blocks"] > 0.95, found
+
+
+def test_blocks_of_many_columns_are_counted_along_those_that_matter(monkeypatch):
+    a = np.random.default_rng(0).normal(size=(20, 6)) * [1, 5, 1, 1, 4, 1]
+    a[:, 3] = np.arange(20) % 2  # of two values: always counted
+    every = kernel_ridge.CITY_BLOCK.distances(a, a)
+    np.testing.assert_allclose(every, np.abs(a[:, None] - a).sum(2), atol=1e-9)
+    monkeypatch.setattr(kernel_ridge, "MOST_AXES", 2)
+    np.testing.assert_allclose(kernel_ridge.CITY_BLOCK.distances(a, a), np.abs(a[:, None] - a)[..., [1, 3, 4]].sum(2), atol=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -125,7 +153,7 @@ def test_what_two_columns_say_together_is_found():
     assert found["pairs"] > 0.99 and found["linear"] < 0.85, found
 
 
-@pytest.mark.parametrize("kind", ["kernel", "pairs"])
+@pytest.mark.parametrize("kind", ["kernel", "pairs", "blocks"])
 def test_slopes_are_derivatives(kind):
     d, target, fold = _problem(90, 4, 3, 3)
     ridge = _ridge(kind)
@@ -213,7 +241,7 @@ def test_no_scores_where_columns_say_nothing(kind):
 def test_no_scores_for_few_rows_or_one_class_or_unknown_levels_or_when_not_wanted():
     x, y = _sums(LEAST_ROWS, 3, 2, 3, noise=0.1)
     numbers = np.zeros(3, int)
-    assert RidgeScores(KINDS, 0).fit_transform(x, y, numbers).shape == (LEAST_ROWS, 3, 2)
+    assert RidgeScores(KINDS, 0).fit_transform(x, y, numbers).shape == (LEAST_ROWS, len(KINDS), 2)
     names = np.arange(LEAST_ROWS, dtype=np.float32)[:, None]  # one row a level: no effect can be learned
     for kinds, table, label, levels in (
         (KINDS, x[1:], y[1:], numbers), (KINDS, x, 0 * y, numbers), ((), x, y, numbers), (KINDS, names, y, np.array([LEAST_ROWS])),
@@ -334,8 +362,8 @@ def test_members_see_their_columns_then_the_scores_of_their_symbols(columns, cla
         model = PFNClassifier(weights=tiny_weights, n_estimators=4).fit(x[:200], y[:200])
     assert "linear" in model._ridge.kinds_
     contexts = model._contexts(get_engine(tiny_weights))
-    views = model._views(model._encode(x[200:]))
     outside = model._ridge.apply(model._encode(x[200:]))
+    views = model._views(model._encode(x[200:]), outside)
     for m, member in enumerate(model.members_):
         f = len(member.columns)
         width = len(model._ridge.kinds_) * (1 if member.n_symbols == 2 else member.n_symbols)
@@ -378,7 +406,7 @@ def test_attention_to_a_score_is_attention_to_its_columns(tiny_weights):
     model = PFNClassifier(weights=tiny_weights, n_estimators=2).fit(table, y)
     assert model._ridge.kinds_ == KINDS
     shares = model._ridge.shares(model._encode(table[:40]))
-    assert shares.shape == (40, 3, 7)
+    assert shares.shape == (40, len(KINDS), 7)
     np.testing.assert_allclose(shares.sum(2), 1)
     assert (shares.mean(0).argmax(1) == 6).all()  # the text says most
     found = explain.attention(model, table[:40])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +45,12 @@ def test_scores_stand_behind_the_columns_and_nothing_else_changes():
     batch = _batch([2, 2, 3])
     wide = with_scores(batch, jax.random.key(0), jnp.uint32(0), _SHAPE, 5)
     assert wide.x.shape == (3, 128, 10) and wide.categorical.shape == wide.cardinality.shape == (3, 10)
-    np.testing.assert_array_equal(wide.n_features, [8, 8, 8])  # three columns of two classes; one regression of three
+    np.testing.assert_array_equal(wide.n_features, [9, 9, 8])  # four columns of two classes; one regression of three
     np.testing.assert_array_equal(wide.x[..., :5], batch.x[..., :5])
     assert (np.asarray(wide.x)[np.arange(10) >= np.asarray(wide.n_features)[:, None, None] + np.zeros((3, 128, 1))] == 0).all()
     for name in ("y", "n_classes", "n_context"):
         assert getattr(wide, name) is getattr(batch, name)
-    np.testing.assert_allclose(np.asarray(wide.x)[1, :, 5:8].T, _scores(batch, 1)[:, :, 1], atol=0.01)
+    np.testing.assert_allclose(np.asarray(wide.x)[1, :, 5:9].T, _scores(batch, 1)[:, :, 1], atol=0.01)
     for part in (slice(0, 96), slice(96, 128)):  # both see through the noise of single columns
         assert roc_auc_score(batch.y[0, part], wide.x[0, part, 5]) > 0.95
     assert not (np.asarray(wide.x)[2, :, 5:8].std(0) == 0).any()
@@ -64,14 +65,14 @@ def test_of_regressions_that_do_not_fit_in_together_some_are_drawn():
         apart = [np.abs(np.asarray(wide.x)[i, :, 5:9] - s[:, :4]).max() for s in _scores(batch, i)]
         assert min(apart) < 0.01 < 0.05 < max(apart)
         drawn.append(int(np.argmin(apart)))
-    assert set(drawn) == {0, 1, 2}
+    assert set(drawn) == {0, 1, 2, 3}
     batch = _batch([2] * 8)
     wide = with_scores(batch, jax.random.key(1), jnp.uint32(0), dataclasses.replace(_SHAPE, score_columns=2), 5)
     np.testing.assert_array_equal(wide.n_features, 7)
     pairs = set()
     for i in range(8):
         s, columns = _scores(batch, i)[..., 1], np.asarray(wide.x)[i, :, 5:7].T
-        fits = [p for p in ((0, 1), (0, 2), (1, 2)) if np.abs(columns - s[list(p)]).max() < 0.01]  # in their order
+        fits = [p for p in itertools.combinations(range(4), 2) if np.abs(columns - s[list(p)]).max() < 0.01]  # in their order
         assert len(fits) == 1
         pairs.update(fits)
     assert len(pairs) > 1
