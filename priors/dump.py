@@ -3,7 +3,7 @@
 A dump is cut into parts of `shard_size` tasks. A part is a function of the spec and its number, so machines can share
 the parts out (`shard=(i, n)`), a killed run can go on, and the files are the same bytes either way. Files of a part
 appear whole or not at all; what is done is noted under `.progress/` until the last part is there and `manifest.json`
-is written.
+is written. `dump_repair` turns the manifest of a damaged dump into such notes again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..configs.errors import ConfigError, DataError, ThresholdError
 from ..configs.files import replacing, sha256_of, write_text
 from ..configs.load import config_digest, to_yaml
 from ..configs.prior import ENGINE_VERSION, PriorConfig
+from .dump_repair import damage, note_of, place, read_manifest, reopen
 from .records import TaskRecord, graphs, impute, records, task_infos
 from .sampler import LANES
 from .stream import MAX_TASK_ID, sample
@@ -189,7 +190,8 @@ def write_dump(
 
     Args:
       spec: what to write.
-      out: an existing folder: empty, or holding parts of the same dump.
+      out: an existing folder: empty, or holding parts of the same dump, or all of it. Of a finished dump the parts of which a
+        file is missing or has changed are written again.
       shard: (i, n): this call makes the parts i, i + n, i + 2n, ...
       on_tasks: called with the number of tasks just written (or found).
       on_compile: called with None before the sampler is compiled, which it is if a part is to be written, and with the
@@ -209,6 +211,8 @@ def write_dump(
     progress = out / ".progress"
     progress.mkdir(exist_ok=True)
     _same_settings(out, spec)
+    if (out / "manifest.json").exists():
+        reopen(spec, out)
     compile_s, written, seconds = None, 0, 0.0
     for part in range(i, spec.n_parts, n):
         if stop():
@@ -260,20 +264,12 @@ def verify(out: Path) -> dict[str, Any]:
       ThresholdError: a file is missing, or its size or hash differs; names the first.
       DataError: there is no readable manifest.
     """
-    try:
-        manifest = json.loads((out / "manifest.json").read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{out} holds no readable manifest.json ({error}); is the dump finished?") from None
-    for entry in files:
-        path = out / entry["path"]
-        if not path.is_file():
-            raise ThresholdError(f"{path} is missing; the manifest lists it. Generate again with --resume")
-        if path.stat().st_size != entry["bytes"]:
-            raise ThresholdError(f"{path} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        if sha256_of(path) != entry["sha256"]:
-            raise ThresholdError(f"{path} has changed: its sha256 is not the manifest's")
-    return {"path": str(out), "files": len(files), "tasks": manifest["n_tasks"], "ok": True}
+    manifest = read_manifest(out)
+    for entry in manifest["files"]:
+        wrong = damage(out, entry)
+        if wrong:
+            raise ThresholdError(f"{wrong}. Generate again with the same settings and --resume: that writes it anew")
+    return {"path": str(out), "files": len(manifest["files"]), "tasks": manifest["n_tasks"], "ok": True}
 
 
 def _settings(spec: DumpSpec) -> dict[str, Any]:
@@ -307,7 +303,7 @@ def _same_settings(out: Path, spec: DumpSpec) -> None:
 def _noted(out: Path, part: int) -> list[dict[str, Any]] | None:
     """The files of a finished part, or None; a file that went missing or changed in size undoes the note."""
     try:
-        entries = json.loads((out / ".progress" / f"{part:05d}.json").read_text())
+        entries = json.loads((note_of(out, part)).read_text())
     except (OSError, ValueError):
         return None
     for entry in entries:
@@ -351,17 +347,13 @@ def _write_part(spec: DumpSpec, out: Path, part: int, on_tasks: Callable[[int], 
     names = FORMATS[spec.format].write(scratch, counted(), info)
     entries = []
     for name in names:
-        made, final = scratch / name, out / _place(spec.format, name)
+        made, final = scratch / name, out / place(spec.format, name)
         final.parent.mkdir(parents=True, exist_ok=True)
-        entries.append({"path": _place(spec.format, name), "bytes": made.stat().st_size, "sha256": sha256_of(made)})
+        entries.append({"path": place(spec.format, name), "bytes": made.stat().st_size, "sha256": sha256_of(made)})
         with replacing(final) as temporary:
             made.replace(temporary)
-    write_text(out / ".progress" / f"{part:05d}.json", json.dumps(entries))
+    write_text(note_of(out, part), json.dumps(entries))
     shutil.rmtree(scratch)
-
-
-def _place(form: str, name: str) -> str:
-    return name if form == "tabicl" else f"data/{name}"  # TabICL's reader wants its files at the top
 
 
 def _finish(spec: DumpSpec, out: Path, files: list[dict[str, Any]]) -> None:

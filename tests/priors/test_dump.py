@@ -74,6 +74,66 @@ def test_a_finished_dump_is_left_alone(spec, whole):
     assert content(whole) == before
 
 
+def _break(copy: Path, how: str) -> str:
+    """Damages the second part, or the manifest; what `verify` says of it."""
+    path = copy / "data" / "part-00001-of-00003.parquet"
+    if how == "missing":
+        path.unlink()
+    elif how == "changed at equal size":
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+        how = "has changed"
+    elif how == "shorter":
+        path.write_bytes(path.read_bytes()[:-1])
+        how = "bytes"
+    else:
+        (copy / "manifest.json").write_text(how)
+        how = "manifest"
+    return how
+
+
+@pytest.mark.parametrize("how", ["missing", "changed at equal size", "shorter", "[]", '{"files": 3}', "{"])
+def test_a_damaged_dump_is_repaired_by_what_verify_advises(spec, whole, tmp_path, how):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    says = _break(copy, how)
+    with pytest.raises((ThresholdError, DataError), match=says):
+        verify(copy)
+    assert write_dump(spec, copy)["finished"]
+    assert content(copy) == content(whole)
+    # Only what is damaged is drawn again.
+    repaired = copy / "data" / "part-00001-of-00003.parquet"
+    kept = [p for p in (copy / "data").iterdir() if p.stat().st_mtime_ns == (whole / "data" / p.name).stat().st_mtime_ns]
+    assert len(kept) == (0 if says == "manifest" else 2) and repaired not in kept
+
+
+def test_another_shard_leaves_a_damaged_dump_unfinished(spec, whole, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    _break(copy, "missing")
+    result = write_dump(spec, copy, shard=(0, 2))
+    assert (result["finished"], result["parts_done"], result["tasks_per_s"]) == (False, 2, None)
+    assert write_dump(spec, copy, shard=(1, 2))["finished"] and content(copy) == content(whole)
+
+
+@pytest.mark.parametrize("form", ["csv", "tabicl"])
+def test_files_of_every_layout_find_their_part(spec, form, tmp_path):
+    some = dataclasses.replace(spec, format=form, missing="keep" if form == "csv" else "impute", n_tasks=32)
+    write_dump(some, tmp_path)
+    before = content(tmp_path)
+    lost = [f["path"] for f in json.loads((tmp_path / "manifest.json").read_text())["files"]][-1]
+    (tmp_path / lost).unlink()
+    other = [p for p in sorted(before) if Path(p).suffix == Path(lost).suffix and "manifest" not in p][0]
+    stamp = (tmp_path / other).stat().st_mtime_ns
+    assert write_dump(some, tmp_path)["finished"] and content(tmp_path) == before
+    assert (tmp_path / other).stat().st_mtime_ns == stamp
+
+
 def test_other_settings_are_refused(spec, whole):
     with pytest.raises(ConfigError, match="seed = 3, this run has 4"):
         write_dump(dataclasses.replace(spec, seed=4), whole)
@@ -176,11 +236,13 @@ def test_graphs_are_acyclic_and_reach_the_columns(spec, tmp_path):
     (file,) = (tmp_path / "data").iterdir()
     for t in read_parquet(file):
         g = t.graph
-        assert t.info["n_nodes"] == g.n_nodes - 1 and t.info["target"] == g.mechanism[-1]
+        assert t.info["n_nodes"] == g.n_nodes - 1
+        assert g.mechanism[-1] == (t.info["target"], "median_split", "coin")[t.info["fallback"]]
         assert np.isfinite(t.info["learnability_z"]) and t.info["component"] in {c.name for c in spec.prior.components}
         assert (g.edges[:, 0] < g.edges[:, 1]).all(), "topological order"
         assert g.edges.max(initial=0) < g.n_nodes == len(g.mechanism)
         assert len(g.node_of_feature) == t.n_features and g.node_of_feature.min() >= -1
-        assert g.target_node == g.n_nodes - 1 and (g.edges[:, 1] == g.target_node).any()
+        assert g.target_node == g.n_nodes - 1
+        assert (g.edges[:, 1] == g.target_node).any() != (g.mechanism[-1] == "coin")
         assert all(c < t.n_features for c in g.rule_columns)
-        assert (g.mechanism[-1] in ("rule", "additive")) == bool(g.rule_columns)
+        assert (g.mechanism[-1] in ("rule", "additive")) <= bool(g.rule_columns) <= (t.info["target"] in ("rule", "additive"))
