@@ -110,21 +110,30 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
     """Makes the output directory ready.
 
+    Commands write `run.json` right after this, so a folder that holds something else only is somebody's own: it is neither
+    deleted nor written into.
+
     Raises:
       ConfigError: it is a file; or it holds something and neither ``overwrite`` nor ``resume`` was given; or both were;
-        or it cannot be created.
+        or what it holds was not made by priorax; or it cannot be created.
     """
     out = Path(out).expanduser()
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume exclude each other")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a directory")
-    if out.exists() and any(out.iterdir()) and not resume:
-        if not overwrite:
+    if out.exists() and any(not _unfinished(p) for p in out.iterdir()):
+        if not overwrite and not resume:
             raise ConfigError(f"{out} is not empty. Use --resume, --overwrite or another --out.")
-        if not (out / RUN_FILE).is_file():
+        if overwrite and not (out / RUN_FILE).is_file():
             raise ConfigError(f"{out} was not made by priorax (no {RUN_FILE}), so --overwrite will not delete it")
-        shutil.rmtree(out)
+        if resume and not any(all((out / n).exists() for n in names) for names in ((RUN_FILE,), *FROM_PYTHON)):
+            raise ConfigError(
+                f"{out} was not made by priorax (no {RUN_FILE}), so --resume will not write into it: there is nothing to go on "
+                "with. Give the --out of the run to resume, or a new one without --resume"
+            )
+        if overwrite:
+            shutil.rmtree(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -135,6 +144,15 @@ def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Pat
 
 
 RUN_FILE = "run.json"
+
+FROM_PYTHON = (("dump.json",), ("prior.yaml", "checkpoints"), ("evaluation.json",))
+"""What `write_dump`, `pretrain` (or `unpack`) and `evaluate` leave in a folder when they are called without a command, which may
+go on with it."""
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a file is what a kill in the middle of `write_run` leaves."""
+    return path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,6 +10,8 @@ import time
 import pytest
 
 from priorax.cli import COMMANDS, main
+from priorax.configs.errors import ConfigError
+from priorax.output import open_out
 
 SMALL = ["--rows", "64", "--columns", "8"]  # one shape for all tests, so that it compiles once
 
@@ -171,6 +173,36 @@ def test_overwrite_spares_foreign_folders(capsys, tmp_path):
     code, _, err = run(capsys, "generate", "--out", tmp_path, "--n-tasks", "8", *SMALL, "--overwrite")
     assert code == 2 and "not made by priorax" in err
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_resume_spares_foreign_folders(capsys, tmp_path):
+    """A generate --resume in a repository of one's own once replaced its README.md and config.yaml."""
+    (tmp_path / "README.md").write_text("mine")
+    for words in (
+        ["generate", "--n-tasks", "8", *SMALL],
+        ["pretrain", "--recipe", "smoke", "--steps", "1"],
+        ["evaluate", "--suite", "dev32"],
+        ["bench", "ablate", "--variants", "narrow: model.width=32"],
+    ):
+        code, _, err = run(capsys, *words, "--out", tmp_path, "--resume")
+        assert code == 2 and "not made by priorax" in err and "new one without --resume" in err, (words, err)
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"] and (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("marks", ["run.json", "dump.json", "prior.yaml checkpoints", "evaluation.json"])
+def test_resume_takes_folders_of_commands_and_of_python(tmp_path, marks):
+    for name in marks.split():
+        (tmp_path / name).touch()
+    assert open_out(tmp_path, resume=True) == tmp_path
+
+
+def test_resume_takes_a_run_killed_before_its_first_file(tmp_path):
+    (tmp_path / ".run.json.abc.tmp").write_text("{")
+    for how in ({"resume": True}, {"overwrite": True}, {}):
+        assert open_out(tmp_path, **how) == tmp_path
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not made by priorax"):
+        open_out(tmp_path, resume=True)
 
 
 def test_dry_run_writes_nothing(capsys, tmp_path):
