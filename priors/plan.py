@@ -154,6 +154,17 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
     return plan, law
 
 
+def most_classes(sizes: Sizes, shape: TableShape) -> int:
+    """Classes that a task of this shape wants at most."""
+    return min(sizes.classes, shape.rows // 4)
+
+
+def crowded(sizes: Sizes, shape: TableShape) -> bool:
+    """Whether the context may hold fewer rows than a task has classes: a fixed context can, a drawn one cannot."""
+    fixed = shape.context is not None and shape.least_context is None
+    return fixed and shape.context < most_classes(sizes, shape)
+
+
 def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArrays, stream: Stream) -> TaskPlan:
     """Draws one task's own plan (vmapped over the tasks of a block)."""
     n, s, w, f = sizes.nodes, sizes.instructions, sizes.width, shape.columns
@@ -238,7 +249,7 @@ def plan_task(sizes: Sizes, shape: TableShape, cohort: CohortPlan, law: LawArray
     effects = (reach[target_node[0]] & (slot != target_node[0])) | (reach[target_node[1]] & (slot != target_node[1]))
     effects = jnp.sum(effects[column_node] & used)
 
-    most = min(sizes.classes, shape.rows // 4)
+    most = most_classes(sizes, shape)
     many = keys.log_integer(u[3], jnp.float32(min(3, most)), jnp.float32(most))
     n_classes = jnp.where(u[4] < law["classes_two_rate"], 2, many)
     if shape.context is None:

@@ -126,6 +126,26 @@ def root_rows(sizes: Sizes, kind: jax.Array, act: jax.Array, stream: Stream, row
     return activate(act, value)
 
 
+def _noise_direction(weight_stream: Stream, instruction: jax.Array, width: int) -> jax.Array:
+    """f32[width]: how strongly, and with which sign, a node's one noise acts on each of its coordinates."""
+    return keys.normal(keys.sub(keys.sub(weight_stream, instruction), 9), (width,))
+
+
+def noise_share(sizes: Sizes, plan: TaskPlan, stream: Stream) -> jax.Array:
+    """f32[L]: the share of the (first) target node's variance that is its own exogenous noise, mean over its coordinates in
+    use, by the plan. A root has none beside its base law: 0. A node without parents is nothing else: 1. Not known to the plan:
+    mechanisms that turn out constant, whose nodes are noise too, and noise that grows with the value."""
+    node = plan.target_node[:, 0]
+    at = lambda v: jnp.take_along_axis(v, node[:, None], axis=1)[:, 0]
+    weights = keys.sub(stream, Purpose.WEIGHTS)
+    direction = jax.vmap(lambda s, i: _noise_direction(s, i, sizes.width))(weights, node - sizes.roots)
+    power = (at(plan.noise_level)[:, None] * direction) ** 2
+    used = jnp.arange(sizes.width)[None, :] < at(plan.width)[:, None]
+    share = jnp.sum(jnp.where(used, power / (1.0 + power), 0.0), axis=1) / at(plan.width)
+    alone = ~jnp.take_along_axis(plan.parents, node[:, None, None], axis=2)[:, :, 0].any(axis=1)
+    return jnp.where(node < sizes.roots, 0.0, jnp.where(alone, 1.0, share))
+
+
 def propagate(
     sizes: Sizes,
     cohort: CohortPlan,
@@ -227,7 +247,7 @@ def propagate(
             values, params = carry
             node = sizes.roots + i
             level = jax.lax.dynamic_index_in_dim(plan.noise_level, node, 1, keepdims=False)
-            direction = jax.vmap(lambda t: keys.normal(keys.sub(keys.sub(t, i), 9), (w,)))(weight_stream)
+            direction = jax.vmap(lambda t: _noise_direction(t, i, w))(weight_stream)
             return write(values, params, node, folded, level, direction)
 
         values, params = jax.lax.cond(cohort.closes[i], close, lambda c: c, (values, params))

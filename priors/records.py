@@ -20,12 +20,17 @@ from .task import TaskBatch
 class TaskGraph:
     """The causal graph behind a task. Nodes are numbered 0 .. n_nodes-1 in a topological order.
 
+    An edge says that a mechanism reads the source, not that every source has an effect: a tree may split on none of its
+    values. The label of a task whose rows all fell into one class (`info["fallback"]`) is a `median_split`, with edges from
+    what the score is made of, or a `coin` without edges.
+
     Attributes:
       n_nodes: nodes in use, hidden ones and the label included.
       edges: i32[E, 3], rows (source, destination, lag); the lag is 0 for tables without time.
       node_of_feature: i32[F], the node each column shows; -1 for an irrelevant column, which is noise of its own.
       target_node: the label, always the last node.
-      mechanism: for each node, how it is made: the law of a root, the families of a mechanism, the kind of the label.
+      mechanism: for each node, how it is made: the law of a root, the families of a mechanism, the kind of the label. Roots
+        that are `grouped` share one group for every row, a common cause that has no node here.
       rule_columns: columns the label reads directly, when it is a rule or a sum over columns; its edges then come from the
         nodes these columns show (an irrelevant one among them is a cause without a node).
     """
@@ -124,8 +129,9 @@ def task_infos(batch: TaskBatch, components: Sequence[str]) -> list[dict[str, An
 def graphs(scm: SCM) -> list[TaskGraph]:
     """The causal graphs of a batch of models, on the host."""
     sizes = scm.sizes
-    plan, cohort, shows = jax.device_get((scm.plan, scm.cohort, scm.node_of_column))
-    reads = np.asarray(label_columns(sizes, scm.cohort, scm.plan, scm.stream))
+    plan, cohort, shows, targets = jax.device_get((scm.plan, scm.cohort, scm.node_of_column, scm.target_nodes))
+    reads = np.asarray(label_columns(sizes, scm.cohort, scm.plan, scm.stream, scm.settled.fallback))
+    fallback = np.asarray(scm.settled.fallback)
     found = []
     for b in range(scm.n_tasks):
         active = np.flatnonzero(plan.active[b])
@@ -133,9 +139,9 @@ def graphs(scm: SCM) -> list[TaskGraph]:
         number[active] = np.arange(len(active))
         target = len(active)
         columns = shows[b, : plan.n_features[b]]
-        kind = TARGETS[cohort.target[b]]
+        kind = (TARGETS[cohort.target[b]], "median_split", "coin")[fallback[b]]
         read = tuple(np.flatnonzero(reads[b]).tolist())
-        causes = columns[list(read)] if read else plan.target_node[b]
+        causes = columns[list(read)] if read else targets[b]
         sources, destinations = np.nonzero(plan.parents[b])
         edges = [(number[s], number[d], 0) for s, d in zip(sources, destinations, strict=True)]
         edges += [(number[c], target, 0) for c in sorted(set(causes.tolist()) - {-1})]

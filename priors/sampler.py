@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -15,8 +16,8 @@ from .corrupt import disturb, missing_mask
 from .laws import LawArrays, law_arrays
 from .learnability import select_learnable
 from .observe import observe
-from .plan import TaskPlan, plan_cohort, plan_task
-from .propagate import propagate, row_addresses
+from .plan import crowded, plan_cohort, plan_task
+from .propagate import noise_share, propagate, row_addresses
 from .scm import SCM
 from .target import assign_classes, label_columns, numeric_target, settle_classes
 from .task import TableShape, TaskBatch
@@ -95,7 +96,7 @@ def sample_block(
         return jnp.where(missing_mask(cohort, plan, law, stream, rows, latent), jnp.nan, x)
 
     columns = jax.lax.cond(cohort.missing > 0, blank, lambda x: x, columns)
-    order, y, n_classes, fallback = settle_classes(plan, stream, rows, y, score, sizes.classes)
+    order, y, n_classes, settled = settle_classes(plan, stream, rows, y, score, sizes.classes, crowded(sizes, shape))
     columns = jax.lax.cond(
         (order != jnp.arange(shape.rows, dtype=jnp.int32)).any(),
         lambda x: jnp.take_along_axis(x, order[:, None, :], axis=2),
@@ -104,7 +105,9 @@ def sample_block(
     )
     target = jnp.take_along_axis(target, order, axis=1)
     each = lambda v: jnp.broadcast_to(v, (lanes,))
-    n_label_columns = jnp.sum(label_columns(sizes, cohort, plan, stream), axis=1).astype(jnp.int32)
+    read = label_columns(sizes, cohort, plan, stream, settled.fallback)
+    n_label_columns = jnp.sum(read, axis=1).astype(jnp.int32)
+    by_nodes = (n_label_columns == 0) & (settled.fallback < 2)
     info = {
         "task_id": ids,
         "component": each(cohort.component),
@@ -113,16 +116,16 @@ def sample_block(
         "missing": each(cohort.missing),
         "n_nodes": jnp.sum(plan.active, axis=1).astype(jnp.int32),
         "n_edges": jnp.sum(plan.parents, axis=(1, 2)).astype(jnp.int32),
-        "n_causes": jnp.where(n_label_columns > 0, n_label_columns, plan.n_causes),
-        "n_effects": jnp.where(n_label_columns > 0, 0, plan.n_effects),
+        "n_causes": jnp.where(by_nodes, plan.n_causes, n_label_columns),
+        "n_effects": jnp.where(by_nodes, plan.n_effects, 0),
         "label_noise": label_noise,
-        "noise_share": _noise_share(plan),
-        "fallback": fallback,
+        "noise_share": noise_share(sizes, plan, stream),
+        "fallback": settled.fallback,
     }
     scm = None
     if with_scm:
         shared = jax.tree.map(lambda v: jnp.broadcast_to(v, (lanes, *v.shape)), (cohort, law))
-        scm = SCM(*shared, plan, params, stream, reference, order, sizes)
+        scm = SCM(*shared, plan, params, stream, reference, order, settled, sizes)
     return TaskBatch(
         x=jnp.swapaxes(columns, 1, 2),
         y=y,
@@ -135,13 +138,6 @@ def sample_block(
         info=info,
         scm=scm,
     )
-
-
-def _noise_share(plan: TaskPlan) -> jax.Array:
-    """f32[L]: the share of the target node's variance that is its own exogenous noise, by the plan (a root has none beside
-    its base law: 0)."""
-    level = jnp.take_along_axis(plan.noise_level, plan.target_node[:, :1], axis=1)[:, 0]
-    return level**2 / (1.0 + level**2)
 
 
 def sample_blocks(
@@ -170,6 +166,19 @@ def sample_blocks(
     return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), out)
 
 
+def _lanes(prior: PriorConfig, tasks: int) -> int:
+    """The lanes of a training stream unless told otherwise."""
+    if not isinstance(tasks, numbers.Integral) or tasks < 1:
+        raise ValueError(f"tasks is {tasks!r}; a batch needs at least 1, a whole number")
+    return min(LANES // 2 if prior.oversample > 1 else LANES, prior.sizes.cohort, int(tasks) & -int(tasks))
+
+
+def candidates(prior: PriorConfig, tasks: int, lanes: int | None = None) -> int:
+    """Task ids that one step of a training stream of `tasks` tasks uses up."""
+    lanes = _lanes(prior, tasks) if lanes is None else lanes
+    return math.ceil(tasks * prior.oversample / lanes) * lanes
+
+
 def make_sampler(
     prior: PriorConfig, shape: TableShape, tasks: int, lanes: int | None = None, with_scm: bool = False
 ) -> Callable[..., TaskBatch]:
@@ -184,14 +193,11 @@ def make_sampler(
         `tasks` and the cohort.
     """
     sizes = prior.sizes
-    if tasks < 1:
-        raise ValueError(f"tasks is {tasks}; a batch needs at least 1")
-    if lanes is None:
-        lanes = min(LANES // 2 if prior.oversample > 1 else LANES, sizes.cohort, tasks & -tasks)
+    lanes = _lanes(prior, tasks) if lanes is None else lanes
     if tasks % lanes or sizes.cohort % lanes:
         raise ValueError(f"lanes is {lanes}; it must divide tasks ({tasks}) and sizes.cohort ({sizes.cohort})")
     default = law_arrays(prior)
-    count = math.ceil(tasks * prior.oversample / lanes)
+    count = candidates(prior, tasks, lanes) // lanes
 
     def sampler(key: jax.Array, step: jax.Array, laws: LawArrays | None = None) -> TaskBatch:
         place = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)

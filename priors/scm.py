@@ -23,7 +23,7 @@ from .laws import LawArrays
 from .observe import observe
 from .plan import CohortPlan, TaskPlan
 from .propagate import REFERENCE_ROWS, Intervention, MechanismParams, propagate
-from .target import assign_classes, label_columns
+from .target import Settled, assign_classes, label_columns, settled_classes
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +32,9 @@ class SCM:
     """Structural causal models of B tasks (every array has leading axis B; `task(i)` picks one).
 
     Nodes are vectors of up to `sizes.width` coordinates in padded topological order: roots first, then one slot per
-    instruction. A node in use has `plan.active`; `plan.parents[i, j]` says that node i is read by node j's mechanism.
+    instruction. A node in use has `plan.active`; `plan.parents[i, j]` says that node i is read by node j's mechanism, not
+    that it has an effect: a deep tree may split on none of a parent's coordinates. Roots of the kind `grouped` share one group for
+    every row, a common cause that is no node (no `grouped` in the preset `causal`).
     Columns show coordinates of nodes (`node_of_column`), the class is decided by `target_nodes`, or by columns where the
     target is a rule or a sum over them (`label_columns`).
     """
@@ -44,6 +46,7 @@ class SCM:
     stream: Stream
     reference: jax.Array  # f32[B, N * W, m]
     order: jax.Array  # i32[B, R], table row -> row address
+    settled: Settled  # what was done to the classes for the table to keep its rules
     sizes: Sizes = dataclasses.field(metadata=dict(static=True))
 
     @property
@@ -64,8 +67,8 @@ class SCM:
 
     @property
     def target_nodes(self) -> jax.Array:
-        """i32[B, 2]; the nodes whose values decide the class (equal when it is one)."""
-        return self.plan.target_node
+        """i32[B, 2]; the nodes whose values decide the class (equal when it is one); -1 where it is a coin's."""
+        return jnp.where(self.settled.fallback[..., None] < 2, self.plan.target_node, -1)
 
     def task(self, i: int) -> SCM:
         """The model of task i alone, still with a leading axis of 1."""
@@ -83,8 +86,9 @@ class SCM:
           do: an intervention from `do()`, or None.
 
         Returns:
-          dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (rounding and outliers included, before values go missing) and `y` i32[B, r] (class codes as
-          the mechanism gives them, before the table renames them).
+          dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (rounding and outliers included, before values go missing) and `y` i32[B, r] (class codes before the table renames
+          them). Where the rows of the table all fell into one class, `y` splits the score where the table did, or throws the
+          table's coin, which no intervention moves; classes that the table merged for want of context rows are merged.
         """
         address = jnp.arange(rows, dtype=jnp.uint32) if np.ndim(rows) == 0 else jnp.asarray(rows, jnp.uint32)
         return _sample(self, address, _nothing(self) if do is None else do)
@@ -121,9 +125,12 @@ class SCM:
 
     def describe(self, i: int = 0) -> list[dict[str, Any]]:
         """Plain description of task i's nodes in use: parents, mechanism, activation, noise, columns shown, and whether the class
-        reads the node itself (``target``; see `label_columns` where it reads columns)."""
+        reads the node itself (``target``; see `label_columns` where it reads columns).
+
+        ``noise_level`` is a standard deviation beside the mechanism's 1; each coordinate multiplies it by a normal number of
+        its own. A node without parents is noise and nothing else."""
         plan, cohort = (jax.tree.map(lambda v: np.asarray(v[i]), t) for t in (self.plan, self.cohort))
-        names, reads_nodes = list(ACTIVATIONS), not self.label_columns(i)
+        names, reads_nodes, targets = list(ACTIVATIONS), not self.label_columns(i), np.asarray(self.target_nodes[i])
         out = []
         for node in np.flatnonzero(plan.active):
             entry: dict[str, Any] = {"node": int(node), "parents": np.flatnonzero(plan.parents[:, node]).tolist()}
@@ -136,11 +143,11 @@ class SCM:
                     "combine": COMBINES[cohort.combine[mine[0]]],
                     "families": [FAMILIES[cohort.family[s]] for s in mine],
                     "activations": [names[cohort.activation[s]] for s in mine],
-                    "noise_level": float(plan.noise_level[node]),
+                    "noise_level": float(plan.noise_level[node]) if entry["parents"] else 1.0,
                 }
             used = (np.arange(len(plan.column_node)) < plan.n_features) & (cohort.column != _IRRELEVANT)
             entry["columns"] = np.flatnonzero(used & (plan.column_node == node)).tolist()
-            entry["target"] = reads_nodes and bool(node in plan.target_node)
+            entry["target"] = reads_nodes and bool(node in targets)
             out.append(entry)
         return out
 
@@ -158,6 +165,7 @@ class SCM:
         except ImportError as error:
             raise ImportError('to_networkx needs networkx: pip install "priorax[plots]"') from error
         graph = networkx.DiGraph()
+        graph.add_node("y")  # no arrow may lead to it
         for entry in self.describe(i):
             graph.add_node(entry["node"], **{k: v for k, v in entry.items() if k not in ("node", "parents")})
             graph.add_edges_from((p, entry["node"]) for p in entry["parents"])
@@ -169,9 +177,9 @@ class SCM:
         return graph
 
     def label_columns(self, i: int = 0) -> list[int]:
-        """Columns that task i's class reads, where it is a rule or a sum over columns; empty where it reads nodes."""
+        """Columns that task i's class reads, where it is a rule or a sum over columns; empty where it reads nodes or nothing."""
         one = self.task(i)
-        return np.flatnonzero(np.asarray(label_columns(one.sizes, one.cohort, one.plan, one.stream))[0]).tolist()
+        return np.flatnonzero(np.asarray(label_columns(one.sizes, one.cohort, one.plan, one.stream, one.settled.fallback))[0]).tolist()
 
 
 _IRRELEVANT = NUMERIC_COLUMNS.index("irrelevant")
@@ -204,18 +212,19 @@ def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]
     addresses = jnp.concatenate([jnp.arange(m, dtype=jnp.uint32) + jnp.uint32(REFERENCE_ROWS), rows])
 
     def one(args):
-        cohort, law, plan, params, stream, reference, do = args
+        cohort, law, plan, params, stream, reference, settled, do = args
         lane = lambda t: jax.tree.map(lambda v: v[None], t)
         plan, params, stream, do = lane(plan), lane(params), lane(stream), lane(do)
         values, _ = propagate(sizes, cohort, plan, law, stream, rows, params, do)
         reference = reference[None]
         both = jnp.concatenate([reference, values], axis=2)
         columns, _, cardinality = observe(sizes, cohort, plan, law, stream, addresses, reference, both)
-        y, _, _, _ = assign_classes(
+        y, score, _, _ = assign_classes(
             sizes, cohort, plan, law, stream, rows, reference, values, columns[..., :m], columns[..., m:]
         )
+        y = settled_classes(lane(settled), stream, rows, y, score)
         table = disturb(cohort, law, stream, rows, columns[..., :m], columns[..., m:], cardinality == 0)
         nodes = values.reshape(sizes.nodes, sizes.width, -1)
         return {"nodes": nodes, "columns": table[0].T, "y": y[0]}
 
-    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, do))
+    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, scm.settled, do))

@@ -3,6 +3,8 @@ over them."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -44,14 +46,20 @@ def rule_columns(sizes: Sizes, plan: TaskPlan, stream: Stream) -> tuple[jax.Arra
     return drivers_of(sizes, plan, jax.vmap(lambda s: keys.uniform(keys.sub(s, 100), (10,)))(own)[:, 5:7])
 
 
-def label_columns(sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream) -> jax.Array:
+def label_columns(
+    sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream, fallback: jax.Array
+) -> jax.Array:
     """Columns that the class reads directly, bool[L, F]: those of a rule or a sum, none for other targets. `cohort` may
-    have a task axis or none."""
+    have a task axis or none.
+
+    fallback: i32[L], see `Settled`. A median split cuts the score: of a rule that is a projection of the target nodes, of a
+    sum the sum itself. A coin reads nothing.
+    """
     f = cohort.column.shape[-1]
     index, counts = rule_columns(sizes, plan, stream)
-    rule = ((index[:, :, None] == jnp.arange(f)) & counts[:, :, None]).any(axis=1)
+    rule = ((index[:, :, None] == jnp.arange(f)) & counts[:, :, None]).any(axis=1) & (fallback == 0)[:, None]
     kind = jnp.broadcast_to(cohort.target, plan.n_features.shape)[:, None]
-    additive = additive_columns(cohort, plan, stream)
+    additive = additive_columns(cohort, plan, stream) & (fallback < 2)[:, None]
     return jnp.where(kind == TARGETS.index("rule"), rule, (kind == TARGETS.index("additive")) & additive)
 
 
@@ -219,18 +227,62 @@ def numeric_target(stream: Stream, rows: jax.Array, score: jax.Array, moments: j
     return jnp.where(u[:, 2] < 0.5, z, bent)
 
 
+class Settled(NamedTuple):
+    """How the classes of a table were made of those that its mechanism gave; `settled_classes` does it again for other rows.
+
+    Attributes:
+      fallback: i32[L]; 0 none, 1 median split of the score, 2 a coin for every row.
+      middle: f32[L], the score from which on a median split says 1.
+      merged: i32[L, K], the class that each becomes: itself, unless there were more classes than context rows.
+    """
+
+    fallback: jax.Array
+    middle: jax.Array
+    merged: jax.Array
+
+
+def _coin(stream: Stream, rows: jax.Array) -> jax.Array:
+    """i32[L, r]: heads or tails for every row; the first two differ."""
+    coin = (rows_uniform(keys.sub(keys.sub(stream, Purpose.TARGET_ROWS), 300), rows) < 0.5).astype(jnp.int32)
+    return jnp.where(rows == 0, 0, jnp.where(rows == 1, 1, coin))
+
+
+def settled_classes(settled: Settled, stream: Stream, rows: jax.Array, y: jax.Array, score: jax.Array) -> jax.Array:
+    """The class i32[L, r] of rows before it is renamed, from what `assign_classes` gave for them."""
+    fallback = settled.fallback[:, None]
+    median = (score >= settled.middle[:, None]).astype(jnp.int32)
+    y = jnp.where(fallback == 0, y, jnp.where(fallback == 1, median, _coin(stream, rows)))
+    return jnp.take_along_axis(settled.merged, y, axis=1)
+
+
+def _first_rows(y: jax.Array, k: int) -> jax.Array:
+    """i32[L, K]: the first row of each class, the number of rows where there is none."""
+    hot = y[:, None, :] == jnp.arange(k, dtype=jnp.int32)[None, :, None]
+    return jnp.min(jnp.where(hot, jnp.arange(y.shape[1], dtype=jnp.int32), y.shape[1]), axis=2)
+
+
+def _merging(first: jax.Array, exists: jax.Array, n_context: jax.Array) -> jax.Array:
+    """i32[L, K]: itself for the classes that are met first, as many as there are context rows; one of these for the rest."""
+    before = (first[:, None, :] < first[:, :, None]) & exists[:, None, :]
+    rank = jnp.sum(before, axis=2)
+    room = n_context[:, None]
+    host = exists[:, None, :] & (rank[:, None, :] == (rank % room)[:, :, None])
+    own = jnp.arange(first.shape[1], dtype=jnp.int32)[None, :]
+    return jnp.where(exists & (rank >= room), jnp.argmax(host, axis=2).astype(jnp.int32), own)
+
+
 def settle_classes(
-    plan: TaskPlan, stream: Stream, rows: jax.Array, y: jax.Array, score: jax.Array, k: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    plan: TaskPlan, stream: Stream, rows: jax.Array, y: jax.Array, score: jax.Array, k: int, crowded: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array, Settled]:
     """Makes classes keep their rules: ids 0 .. C-1 without gaps, randomly named, each present in the context.
 
     A class that appears only in query rows has its first row moved into the context (rows are exchangeable). A task whose
     rows all fall into one class is split at the median of its score; if that fails too, at random: a bounded rule, counted in
-    the returned code.
+    the returned code. With `crowded`, for shapes whose context may hold fewer rows than there are classes, classes that
+    find no context row left are merged with others.
 
     Returns:
-      order i32[L, r] (row to take at each place), y i32[L, r] in that order, n_classes i32[L], fallback i32[L] (0 none,
-      1 median split, 2 random split).
+      order i32[L, r] (row to take at each place), y i32[L, r] in that order, n_classes i32[L], and what was done.
     """
     r = y.shape[1]
     place = jnp.arange(r, dtype=jnp.int32)
@@ -246,16 +298,24 @@ def settle_classes(
         middle = jnp.sort(score, axis=1)[:, r // 2][:, None]
         median = (score >= middle).astype(jnp.int32)
         still = bad & single(median)
-        coin = (rows_uniform(keys.sub(keys.sub(stream, Purpose.TARGET_ROWS), 300), rows) < 0.5).astype(jnp.int32)
-        coin = coin.at[:, 0].set(0).at[:, 1].set(1)
-        y = jnp.where(bad[:, None], jnp.where(still[:, None], coin, median), y)
-        return y, bad.astype(jnp.int32) + still.astype(jnp.int32)
+        y = jnp.where(bad[:, None], jnp.where(still[:, None], _coin(stream, rows), median), y)
+        # Halfway to the next lower score, so that another program's last bit puts no row of the table on the other side.
+        lower = jnp.max(jnp.where(score < middle, score, -jnp.inf), axis=1, keepdims=True)
+        halfway = 0.5 * (lower + middle)
+        middle = jnp.where(halfway > lower, halfway, middle)
+        return y, bad.astype(jnp.int32) + still.astype(jnp.int32), middle[:, 0]
 
-    y, fallback = jax.lax.cond(single(y).any(), split, lambda y: (y, jnp.zeros(y.shape[0], jnp.int32)), y)
+    none = (jnp.zeros(y.shape[0], jnp.int32), jnp.zeros(y.shape[0], jnp.float32))
+    y, fallback, middle = jax.lax.cond(single(y).any(), split, lambda y: (y, *none), y)
 
-    hot = y[:, None, :] == jnp.arange(k, dtype=jnp.int32)[None, :, None]
-    first = jnp.min(jnp.where(hot, place, r), axis=2)  # [L, K], r where absent
+    first = _first_rows(y, k)  # [L, K], r where absent
     exists = first < r
+    merged = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), (y.shape[0], k))
+    if crowded:
+        merged = _merging(first, exists, plan.n_context)
+        y = jnp.take_along_axis(merged, y, axis=1)
+        first = _first_rows(y, k)
+        exists = first < r
     outside = exists & (first >= plan.n_context[:, None])
 
     def reorder(_):
@@ -275,4 +335,4 @@ def settle_classes(
     before = (u[:, None, :] < u[:, :, None]) | ((u[:, None, :] == u[:, :, None]) & earlier)
     name = jnp.sum(before & exists[:, None, :], axis=2)
     y = jnp.take_along_axis(name, jnp.take_along_axis(y, order, axis=1), axis=1).astype(jnp.int32)
-    return order.astype(jnp.int32), y, jnp.sum(exists, axis=1).astype(jnp.int32), fallback
+    return order.astype(jnp.int32), y, jnp.sum(exists, axis=1).astype(jnp.int32), Settled(fallback, middle, merged)

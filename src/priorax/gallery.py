@@ -193,7 +193,7 @@ def _decided_by_one(world: World) -> bool:
     if _adds_up(world):
         return _both_drive(world)
     a, b = (int(v) for v in np.asarray(world.scm.target_nodes)[0])
-    return a == b and len(np.unique(world.y)) > 1
+    return 0 <= a == b and len(np.unique(world.y)) > 1
 
 
 def _rule(axis: Any, world: World) -> None:

@@ -149,7 +149,7 @@ def test_numeric_target_orders_the_classes_that_cut_it(sampler):
 def test_noise_share_and_causes_are_in_range(sampler):
     info = sampler(jax.random.key(8), 0, law_arrays(PRIOR)).info
     share, causes, effects = (np.asarray(info[k]) for k in ("noise_share", "n_causes", "n_effects"))
-    assert ((share >= 0) & (share < 1)).all() and share.any()
+    assert ((share >= 0) & (share <= 1)).all() and share.any()
     assert (causes >= 0).all() and (effects >= 0).all() and causes.any() and effects.any()
 
 

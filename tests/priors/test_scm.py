@@ -1,14 +1,19 @@
 """The structural causal model: sampling again, interventions, counterfactuals, graphs."""
 
 import dataclasses
+import types
 
+import jax
+import jax.numpy as jnp
 import networkx
 import numpy as np
 import pytest
 from priorax.configs import load_prior
-from priorax.configs.prior import NUMERIC_COLUMNS, TargetWeights
-from priorax.priors import sample
+from priorax.configs.prior import NUMERIC_COLUMNS, TARGETS, TargetWeights
+from priorax.priors import check_tasks, keys, sample
 from priorax.priors.graph import reachability
+from priorax.priors.records import graphs
+from priorax.priors.target import settle_classes, settled_classes
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,112 @@ def test_sampling_again_gives_the_same_table(batch, models):
         close = np.isclose(x, np.asarray(batch.x[i]), rtol=1e-3, atol=1e-3)
         # Another batch shape may round a value across a threshold; more than a stray cell would be another function.
         assert close[seen].mean() > 0.995
+
+
+def _same_partition(a, b):
+    return len(set(zip(a.tolist(), b.tolist(), strict=True))) == len(set(a.tolist())) == len(set(b.tolist()))
+
+
+@pytest.fixture(scope="module")
+def fallen():
+    """Tasks whose rows all fell into one class, of rules and sums."""
+    found = []
+    for name in ("target:rule", "target:additive"):
+        batch = sample(load_prior(name), 3, range(0, 2048, 4), rows=64, columns=8, with_scm=True)
+        found += [(batch, int(i)) for i in np.flatnonzero(np.asarray(batch.info["fallback"]))[:12]]
+    return found
+
+
+def test_classes_of_a_fallback_are_drawn_again(fallen):
+    """The model once gave the one class that the rows had before the table split them."""
+    assert len(fallen) > 10
+    for batch, i in fallen:
+        model = batch.scm.task(i)
+        y = np.asarray(model.sample(64)["y"])[0]
+        assert _same_partition(y[np.asarray(batch.scm.order[i])], np.asarray(batch.y[i]))
+
+
+def test_coins_are_drawn_again():
+    rows, score = jnp.arange(64, dtype=jnp.uint32), jnp.zeros((3, 64))
+    stream = jax.vmap(lambda i: keys.task_stream(jax.random.key(0), i))(jnp.arange(3))
+    plan, y = types.SimpleNamespace(n_context=jnp.array([4, 40, 63])), jnp.zeros((3, 64), jnp.int32)
+    order, named, n_classes, settled = settle_classes(plan, stream, rows, y, score, 10)
+    assert (np.asarray(settled.fallback) == 2).all() and (np.asarray(n_classes) == 2).all()
+    again = np.asarray(settled_classes(settled, stream, rows, y, score))
+    for i in range(3):
+        assert _same_partition(again[i][np.asarray(order[i])], np.asarray(named[i]))
+    # Other rows have coins of their own.
+    later = np.asarray(settled_classes(settled, stream, rows + 64, y, score))
+    assert 0.3 < later.mean() < 0.7 and not np.array_equal(later, again)
+
+
+@pytest.mark.parametrize("coin", [False, True])
+def test_the_graph_of_a_fallback_says_what_made_the_class(fallen, coin):
+    for batch, i in fallen[::4]:
+        model = batch.scm.task(i)
+        if coin:
+            settled = model.settled._replace(fallback=model.settled.fallback * 0 + 2)
+            model = dataclasses.replace(model, settled=settled)
+        (graph,) = graphs(model)
+        kind = TARGETS[int(batch.info["target"][i])]
+        into = {int(s) for s, d, _ in graph.edges if d == graph.target_node}
+        assert graph.mechanism[-1] == ("coin" if coin else "median_split")
+        assert bool(model.label_columns()) == (kind == "additive" and not coin) == bool(graph.rule_columns)
+        assert model.to_networkx().in_degree("y") == len(graph.rule_columns or into)
+        if coin:
+            assert not into and (np.asarray(model.target_nodes) == -1).all()
+            node = int(np.flatnonzero(np.asarray(model.plan.active)[0])[0])
+            one, other = model.counterfactual(64, model.do({node: 3.0}))
+            assert np.array_equal(one["y"], other["y"]), "nothing moves a coin"
+        elif kind != "additive":
+            active = np.flatnonzero(np.asarray(model.plan.active)[0])
+            assert into == {int(np.searchsorted(active, n)) for n in np.asarray(model.plan.target_node)[0]}
+
+
+@pytest.mark.heavy
+def test_a_context_smaller_than_the_number_of_classes():
+    """Classes that find no context row are merged, in the table and in its model; tasks without any are what they were."""
+    batch = sample(load_prior("default"), 0, range(256), rows=64, columns=8, context=4, with_scm=True)
+    check_tasks(batch)
+    merged = np.flatnonzero((np.asarray(batch.scm.settled.merged) != np.arange(10)).any(axis=1))
+    assert 20 < len(merged) < 128 and (np.asarray(batch.n_classes)[merged] == 4).all()
+    for i in merged[:8]:
+        y = np.asarray(batch.scm.task(int(i)).sample(64)["y"])[0]
+        assert _same_partition(y[np.asarray(batch.scm.order[i])], np.asarray(batch.y[i]))
+
+
+def test_noise_share_of_nodes_without_parents(batch):
+    """It once was that of a node with a mechanism, whatever the node."""
+    share, node = np.asarray(batch.info["noise_share"]), np.asarray(batch.scm.plan.target_node)[:, 0]
+    alone = ~np.asarray(batch.scm.parents).any(axis=1)[np.arange(128), node]
+    root = node < batch.scm.sizes.roots
+    assert root.sum() + (alone & ~root).sum() > 3 and (share[root] == 0).all() and (share[alone & ~root] == 1).all()
+    level = np.asarray(batch.scm.plan.noise_level)[np.arange(128), node]
+    assert (share[~alone & (level == 0)] == 0).all() and ((share >= 0) & (share <= 1)).all()
+    for i in np.flatnonzero(alone & ~root)[:2]:
+        (entry,) = [e for e in batch.scm.describe(int(i)) if e["node"] == int(node[i])]
+        assert entry["kind"] == "noise" and entry["noise_level"] == 1.0
+
+
+def test_noise_share_is_that_of_the_rows():
+    """Held fixed, the parents of a node leave its noise: its variance over that of the node in the observed world."""
+    from priorax.priors.scm import sample_nodes
+
+    found = sample(load_prior("causal"), 4, range(0, 512, 8), rows=64, columns=8, with_scm=True)
+    told, real = [], []
+    for i in range(found.n_tasks):
+        model, share = found.scm.task(i), float(found.info["noise_share"][i])
+        node = int(np.asarray(model.target_nodes)[0, 0])
+        parents = np.flatnonzero(np.asarray(model.parents)[0, :, node])
+        if not len(parents) or float(np.asarray(model.plan.heteroscedastic)[0, node]):
+            continue
+        free = np.asarray(sample_nodes(model, np.arange(64)))[0, node, 0]
+        fixed = model.do({int(p): 0.0 for p in parents})
+        left = np.asarray(sample_nodes(model, np.arange(64), fixed))[0, node, 0]
+        told.append(share)
+        real.append(left.var() / free.var())
+    assert len(told) > 15
+    assert np.median(np.abs(np.array(told) - real)) < 0.05 and np.corrcoef(told, real)[0, 1] > 0.8
 
 
 def test_observed_world_is_standardised(models):
