@@ -7,6 +7,7 @@ so the graph is over exactly the columns of the table.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from ..configs.prior import PriorConfig
 from . import keys
 from .propagate import Intervention
 from .scm import SCM, sample_nodes
-from .stream import sample
+from .stream import checked_ids, sample
 
 
 class InterventionalBatch(NamedTuple):
@@ -61,7 +62,7 @@ def interventional(
       InterventionalBatch with R = observed + interventions * rows_each rows.
 
     Raises:
-      ValueError: vector-valued nodes, or counts out of range.
+      ValueError: vector-valued nodes; counts, ids or `seed` out of range; a `spread` that is negative or not finite.
     """
     for component in prior.components:
         if component.weight > 0 and component.laws.node_width != (1.0, 1.0):
@@ -73,13 +74,15 @@ def interventional(
         raise ValueError(
             f"observed {observed}, interventions {interventions}, rows_each {rows_each}: need at least 1, 0 and 1"
         )
-    ids = np.asarray(list(task_ids), np.int64)
+    if not (math.isfinite(spread) and spread >= 0):
+        raise ValueError(f"spread is {spread}; it must be finite and not negative")
+    ids, key = checked_ids(task_ids), keys.seed_key(seed)
     scm = sample(prior, seed, ids, rows=64, columns=8, with_scm=True).scm  # the table itself is not used
     active = scm.plan.active
     groups = [_rows(scm, np.arange(observed), None)]
     masks = [jnp.zeros((len(ids), observed, active.shape[1]), bool)]
     for k in range(interventions):
-        node, value = _choose(jax.random.key(seed), jnp.asarray(ids, jnp.uint32), jnp.uint32(k), active, spread)
+        node, value = _choose(key, jnp.asarray(ids, jnp.uint32), jnp.uint32(k), active, spread)
         hot = jax.nn.one_hot(node, active.shape[1], dtype=jnp.float32)[:, :, None]
         hot = jnp.broadcast_to(hot, (*hot.shape[:2], scm.sizes.width))
         first = observed + k * rows_each

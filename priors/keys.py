@@ -12,6 +12,7 @@ is the same however many rows are asked for, and adding a purpose shifts no othe
 from __future__ import annotations
 
 import enum
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -47,6 +48,20 @@ class Purpose(enum.IntEnum):
     TARGET_VALUE_ROWS = 24
     INTERVENTIONS = 25
     ADDITIVE = 26
+
+
+def seed_key(seed: int) -> jax.Array:
+    """The key of a seed, with which its tasks are drawn everywhere. JAX keeps 32 bits of a seed; those above are folded in.
+
+    Raises:
+      ValueError: not a whole number in [0, 2**63).
+    """
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number in [0, 2**63)")
+    low, high = int(seed) & 0xFFFFFFFF, int(seed) >> 32
+    key = jax.random.key(low)
+    # By way of a constant of its own, so that no such key is what a smaller seed derives for a task or for cohorts.
+    return jax.random.fold_in(jax.random.fold_in(key, 0x5EED64), high) if high else key
 
 
 class Stream(NamedTuple):

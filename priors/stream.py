@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..configs.prior import PriorConfig
+from . import keys
 from .compiling import compiler_options
 from .laws import law_arrays
 from .learnability import learnability
-from .sampler import LANES, locate, make_sampler, sample_blocks
+from .sampler import LANES, candidates, locate, make_sampler, sample_blocks
 from .task import TableShape, TaskBatch
 
 MAX_TASK_ID = 2**32 - 1
@@ -35,6 +37,28 @@ def _compiled(sizes, shape: TableShape, lanes: int, with_scm: bool):
 @functools.lru_cache(maxsize=8)
 def _scorer(classes: int):
     return jax.jit(lambda batch: learnability(batch, classes), compiler_options=compiler_options())
+
+
+def checked_ids(task_ids: Iterable[int]) -> np.ndarray:
+    """Task ids as i64[n].
+
+    Raises:
+      ValueError: none, or something else than whole numbers in [0, 2**32).
+    """
+    try:
+        ids = np.asarray(list(task_ids))
+    except (TypeError, ValueError):
+        raise ValueError(f"task_ids is {task_ids!r}; give a list of whole numbers, e.g. range(64)") from None
+    if ids.size == 0:
+        raise ValueError("task_ids is empty; ask for at least one task")
+    if ids.ndim != 1:
+        raise ValueError(f"task_ids has the shape {ids.shape}; give a list of one axis")
+    # Numbers beyond 64 bits make an array of objects.
+    if ids.dtype.kind not in "iu" and not (ids.dtype == object and all(isinstance(i, int) for i in ids)):
+        raise ValueError(f"task_ids are of type {ids.dtype}, the first is {ids[0]!r}; they must be whole numbers")
+    if ids.min() < 0 or ids.max() > MAX_TASK_ID:
+        raise ValueError(f"task_ids reach from {ids.min()} to {ids.max()}; they must lie in [0, 2**32)")
+    return ids.astype(np.int64)
 
 
 def sample(
@@ -72,20 +96,14 @@ def sample(
     Raises:
       ValueError: for ids, seed or shape out of range.
     """
-    ids = np.asarray(list(task_ids), dtype=np.int64)
-    if ids.ndim != 1 or ids.size == 0:
-        raise ValueError("task_ids is empty; ask for at least one task")
-    if ids.min() < 0 or ids.max() > MAX_TASK_ID:
-        raise ValueError(f"task_ids reach from {ids.min()} to {ids.max()}; they must lie in [0, 2**32)")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}; it must lie in [0, 2**63)")
+    ids, key = checked_ids(task_ids), keys.seed_key(seed)
     if lanes < 1 or prior.sizes.cohort % lanes:
         raise ValueError(f"lanes is {lanes}; it must divide sizes.cohort ({prior.sizes.cohort})")
     shape = TableShape(rows, columns, context)
     block, lane = locate(prior.sizes, lanes, ids)
     blocks, inverse = np.unique(block, return_inverse=True)
     run = _compiled(prior.sizes, shape, lanes, with_scm)
-    laws, key = law_arrays(prior), jax.random.key(seed)
+    laws = law_arrays(prior)
     parts = []
     for start in range(0, len(blocks), CHUNK):
         chunk = blocks[start : start + CHUNK]
@@ -116,14 +134,27 @@ def stream(
     context: int | None = None,
     start: int = 0,
 ) -> Iterator[TaskBatch]:
-    """Yields batches of `tasks` tasks without end; batch `start + n` is the same in every run.
+    """Yields batches of `tasks` tasks; batch `start + n` is the same in every run.
 
     For use on the host. Inside a training step call `make_sampler` and keep everything on the device.
+
+    Raises:
+      ValueError: for a seed, shape, number of tasks or `start` out of range, at once; and, in the place of a batch, when the
+        2**32 tasks of the seed are used up.
     """
+    drawn = candidates(prior, tasks)
+    last = 2**32 // drawn
+    if not isinstance(start, numbers.Integral) or not 0 <= start < last:
+        raise ValueError(
+            f"start is {start!r}; a seed has {last:,} batches of {drawn} tasks drawn, so it must be a whole number in [0, {last})"
+        )
     sampler = make_sampler(prior, TableShape(rows, columns, context), tasks)
     sampler = jax.jit(sampler, compiler_options=compiler_options())
-    key = jax.random.key(seed)
-    step = start
-    while True:
-        yield sampler(key, jnp.uint32(step))
-        step += 1
+    key = keys.seed_key(seed)
+
+    def batches() -> Iterator[TaskBatch]:
+        for step in range(int(start), last):
+            yield sampler(key, jnp.uint32(step))
+        raise ValueError(f"batch {last:,}: the 2**32 tasks of seed {seed} are used up; go on with another seed")
+
+    return batches()

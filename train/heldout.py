@@ -19,6 +19,7 @@ from ..configs.model import ModelConfig
 from ..configs.prior import TARGETS, PriorConfig
 from ..configs.recipe import TaskShape
 from ..priors import compiler_options, make_sampler
+from ..priors.keys import seed_key
 from ..priors.task import TaskBatch
 from .curriculum import table_shape
 from .loss import accuracy, cross_entropy, query_logits, roc_auc
@@ -56,7 +57,7 @@ def sample_held_out(prior: PriorConfig, shape: TaskShape, tasks: int, seed: int)
         return with_scores(draw(key, step), key, step, shape, prior.sizes.classes)
 
     sampler = jax.jit(scored, compiler_options=compiler_options())
-    key = jax.random.key(seed)
+    key = seed_key(seed)
     found = [jax.device_get(sampler(key, jnp.uint32(i))) for i in range(math.ceil(tasks / CHUNK))]
     component, target = (np.concatenate([b.info[name] for b in found]) for name in ("component", "target"))
     return HeldOut(

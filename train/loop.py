@@ -22,6 +22,7 @@ from ..configs.prior import PriorConfig, load_prior
 from ..configs.recipe import Recipe
 from ..models.network import count_params
 from ..priors import make_sampler
+from ..priors.keys import seed_key
 from .checkpoints import Checkpoint, list_checkpoints
 from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
@@ -95,7 +96,9 @@ def pretrain(
             raise ConfigError(f"{name} is {value}; it must be above 0")
     if cfg.steps is None and time_limit is None and total_time is None and cfg.time_limit is None:
         raise ConfigError("train.steps is null, which needs a time limit: give one, or set train.steps")
-    if (seed - cfg.validation_seed) % 2**32 == 0:  # a key has 32 bits of its seed
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; it must lie in [0, 2**63)")
+    if seed == cfg.validation_seed:
         raise ConfigError(f"seed {seed} draws the tasks of train.validation_seed; held-out tasks would be training tasks")
     prior = load_prior(recipe.prior) if prior is None else prior
     if sampler_factory is None:
@@ -294,7 +297,7 @@ class _Run:
 
     def _everywhere(self, seed: int, learn: bool, first: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The arguments of a dispatch after the state, on all devices."""
-        return replicate((jax.random.key(seed), jnp.bool_(learn), jnp.uint32(first)), self.devices)
+        return replicate((seed_key(seed), jnp.bool_(learn), jnp.uint32(first)), self.devices)
 
     def _with_horizon(self, state: TrainState, horizon: int) -> TrainState:
         return dataclasses.replace(state, horizon=put(np.asarray(horizon, np.int32), state.horizon.sharding))

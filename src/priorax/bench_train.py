@@ -35,11 +35,12 @@ def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int
 
     from priorax.models.network import numerics
     from priorax.priors import make_sampler
+    from priorax.priors.keys import seed_key
     from priorax.train.flops import measure_roofline, tokens, training_flops
     from priorax.train.state import init_state
     from priorax.train.step import make_dispatch, make_sampling, place
 
-    steps, key = recipe.train.steps_per_dispatch, jax.random.key(seed)
+    steps, key = recipe.train.steps_per_dispatch, seed_key(seed)
     dtype, kernel = numerics(recipe.model)
     state = place(init_state(recipe, seed, 10**6), devices)
     roofline = measure_roofline(devices, dtype)

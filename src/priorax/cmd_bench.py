@@ -197,9 +197,11 @@ def _prior_point(preset: str, rows: int, columns: int, tasks: int, repeats: int,
 
     from priorax.configs import load_prior
     from priorax.priors import TableShape, compiler_options, make_sampler
+    from priorax.priors.keys import seed_key
 
     jax.config.update("jax_enable_compilation_cache", False)
     try:
+        key = seed_key(seed)
         sampler = make_sampler(load_prior(preset), TableShape(rows, columns), tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -212,7 +214,6 @@ def _prior_point(preset: str, rows: int, columns: int, tasks: int, repeats: int,
     spread, whole = PartitionSpec("d"), PartitionSpec()
     program = jax.shard_map(share, mesh=Mesh(np.array(devices), ("d",)), in_specs=(whole, whole), out_specs=spread,
                             check_vma=False)  # fmt: skip
-    key = jax.random.key(seed)
     start = time.perf_counter()
     compiled = jax.jit(program, compiler_options=compiler_options()).lower(key, jnp.uint32(0)).compile()
     compile_s = time.perf_counter() - start

@@ -95,6 +95,16 @@ def test_interventional_refuses_vector_nodes_and_empty_requests():
         interventional(load_prior("graph_scm"))
     with pytest.raises(ValueError, match="observed 0"):
         interventional(load_prior("causal"), observed=0)
+    for bad, says in ((dict(spread=float("nan")), "spread"), (dict(spread=-1.0), "spread"), (dict(task_ids=[]), "empty"),
+                      (dict(task_ids=[0.5]), "whole numbers"), (dict(seed=-1), "seed")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            interventional(load_prior("causal"), **bad)
+
+
+def test_interventions_tell_large_seeds_apart():
+    few = dict(observed=1, interventions=2, rows_each=1)
+    small, large = (interventional(load_prior("causal"), s, range(4), **few) for s in (5, 5 + 2**32))
+    assert not np.array_equal(small.interv, large.interv)
 
 
 def test_dowhy_takes_the_graph():

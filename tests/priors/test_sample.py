@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from priorax.configs import load_prior
 from priorax.configs.prior import FAMILIES, TARGETS, PriorConfig, Sizes
 from priorax.configs.recipe import TaskShape
-from priorax.priors import TableShape, TaskBatch, check_tasks, keys, law_arrays, make_sampler, sample
+from priorax.priors import TableShape, TaskBatch, check_tasks, keys, law_arrays, make_sampler, sample, stream
 from priorax.priors.sampler import SPREAD, UNIT, block_tasks, locate
 
 PRESETS = ("default", "graph_scm", "mlp_scm")
@@ -220,7 +220,15 @@ def test_columns_never_equal_the_target():
         (dict(task_ids=[]), "empty"),
         (dict(task_ids=[-1]), "task_ids"),
         (dict(task_ids=[2**32]), "task_ids"),
+        (dict(task_ids=[2**70]), "task_ids"),
+        (dict(task_ids=[0.9, 1.7]), "float64.*whole numbers"),
+        (dict(task_ids=[True]), "whole numbers"),
+        (dict(task_ids=[[1, 2], [3, 4]]), "one axis"),
+        (dict(task_ids=[[1], [2, 3]]), "list of whole numbers"),
+        (dict(task_ids=5), "range\\(64\\)"),
         (dict(seed=-1), "seed"),
+        (dict(seed=2**63), "seed"),
+        (dict(seed=1.5), "whole number"),
         (dict(rows=4), "rows"),
         (dict(columns=0), "column"),
         (dict(context=64), "context"),
@@ -230,6 +238,47 @@ def test_columns_never_equal_the_target():
 def test_bad_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         sample(PriorConfig(), **{**SHAPE, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(seed=-1), "seed"),
+        (dict(seed=2**63), "seed"),
+        (dict(start=-1), "start"),
+        (dict(start=2**29), "536,870,912 batches of 8"),
+        (dict(start=0.5), "start"),
+        (dict(tasks=0), "at least 1"),
+        (dict(tasks=2.5), "whole number"),
+        (dict(rows=4), "rows"),
+    ],
+)
+def test_bad_arguments_of_a_stream_are_refused_at_once(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        stream(PriorConfig(), **{**SHAPE, "tasks": 8, **kwargs})
+    if "start" in kwargs:  # three times the candidates use the ids up sooner
+        with pytest.raises(ValueError, match="178,956,970"):
+            stream(PriorConfig(oversample=3.0), **SHAPE, tasks=8, start=178_956_970)
+
+
+@pytest.mark.heavy
+def test_a_stream_ends_with_its_ids():
+    """It went on with task 0."""
+    batches = stream(PriorConfig(), 0, **SHAPE, tasks=8, start=2**29 - 1)
+    assert np.array_equal(next(batches).info["task_id"], 2**32 - 8 + np.arange(8))
+    with pytest.raises(ValueError, match="used up"):
+        next(batches)
+
+
+def test_every_bit_of_a_seed_counts():
+    """Keys have 32 bits of a seed: 5 and 5 + 2**32 once drew the same tasks. Small seeds keep the keys they had."""
+    for seed in (0, 5, 2**31, 2**32 - 1):
+        assert np.array_equal(jax.random.key_data(keys.seed_key(seed)), jax.random.key_data(jax.random.key(seed)))
+    large = [5, 5 + 2**32, 5 + 2**33, 5 + (0x5EED << 32), 2**63 - 1, 2**62 - 1]
+    found = {tuple(np.asarray(jax.random.key_data(keys.seed_key(s))).tolist()) for s in large}
+    assert len(found) == len(large)
+    small, big = (sample(load_prior("default"), s, range(8), **SHAPE) for s in (5, 5 + 2**32))
+    assert not np.array_equal(small.x, big.x, equal_nan=True)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
