@@ -209,8 +209,8 @@ def write_dump(
     if not 0 <= i < n:
         raise ConfigError(f"shard {i}/{n}: the first number must lie in 0 .. {n - 1}")
     progress = out / ".progress"
+    _note_settings(out, spec)
     progress.mkdir(exist_ok=True)
-    _same_settings(out, spec)
     if (out / "manifest.json").exists():
         reopen(spec, out)
     compile_s, written, seconds = None, 0, 0.0
@@ -284,20 +284,31 @@ def _settings(spec: DumpSpec) -> dict[str, Any]:
     }
 
 
-def _same_settings(out: Path, spec: DumpSpec) -> None:
-    """Notes the settings in an empty folder; in a used one they must be equal."""
+def check_settings(out: Path, spec: DumpSpec) -> bool:
+    """Whether a folder holds a dump already; ConfigError if it is one with other settings. Writes nothing."""
     path, wanted = out / "dump.json", _settings(spec)
     if not path.exists():
-        write_text(path, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-        write_text(out / "config.yaml", to_yaml(spec.drawn_prior))
-        return
-    found = json.loads(path.read_text())
+        return False
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} cannot be read as the settings of a dump, so nobody knows which it is; give another --out")
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):
             raise ConfigError(
                 f"{out} holds a dump made with {key} = {found.get(key)!r}, this run has {wanted.get(key)!r}; "
                 "give the same settings or another --out"
             )
+    return True
+
+
+def _note_settings(out: Path, spec: DumpSpec) -> None:
+    """Notes the settings in an empty folder; in a used one they must be equal."""
+    if not check_settings(out, spec):
+        write_text(out / "config.yaml", to_yaml(spec.drawn_prior))
+        write_text(out / "dump.json", json.dumps(_settings(spec), indent=2, sort_keys=True) + "\n")
 
 
 def _noted(out: Path, part: int) -> list[dict[str, Any]] | None:
@@ -374,9 +385,10 @@ def _finish(spec: DumpSpec, out: Path, files: list[dict[str, Any]]) -> None:
 
 def _tabicl_metadata(spec: DumpSpec) -> dict[str, Any]:
     """The keys TabICL's writer stores; its reader prints them and uses nothing else."""
+    size = min(spec.shard_size, spec.n_tasks)
     return {
-        "regression": False, "prior_type": f"priorax/{spec.prior.name}", "batch_size": spec.shard_size,
-        "batch_size_per_gp": spec.shard_size, "min_seq_len": spec.rows, "max_seq_len": spec.rows, "log_seq_len": False,
+        "regression": False, "prior_type": f"priorax/{spec.prior.name}", "batch_size": size,
+        "batch_size_per_gp": size, "min_seq_len": spec.rows, "max_seq_len": spec.rows, "log_seq_len": False,
         "seq_len_per_gp": False, "min_features": 1, "max_features": spec.columns, "max_classes":
         spec.prior.sizes.classes, "min_train_size": spec.context or 0, "max_train_size": spec.context or spec.rows,
         "replay_small": False, "graph_noise": False,

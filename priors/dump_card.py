@@ -15,11 +15,18 @@ READING = {
     'y, split = np.array(row["y"], int), row["split"]  # rows before split are context',
     "hdf5": 'import h5py\nf = h5py.File("data/{file}")\nX, y, split = f["X"][0], f["y"][0], f["single_eval_pos"][0]',
     "tabicl": "from tabicl.prior._genload import LoadPriorDataset\n"
-    'batches = LoadPriorDataset(".", batch_size={shard_size})  # its reader drops files when batches straddle them',
+    '# A batch is a file: this reader drops files that batches straddle, and waits ten minutes for one beyond the last.\n'
+    'batches = LoadPriorDataset(".", batch_size={batch_size}, max_batches={files})',
     "npz": 'import numpy as np\nf = np.load("data/{file}")\nX = f["x"][0, :, : f["n_features"][0]]',
     "csv": 'import pandas as pd\ntable = pd.read_csv("data/{file}")',
     "mllm-jsonl": 'import json\nprompt = json.loads(open("data/{file}").readline())',
 }
+
+
+def file_sizes(n_tasks: int, shard_size: int) -> tuple[int, int]:
+    """Tasks in a file, and in the last one."""
+    size = min(shard_size, n_tasks)
+    return size, n_tasks % size or size
 
 
 def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
@@ -29,7 +36,10 @@ def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
     if form in ("parquet", "mllm-jsonl"):
         front += ["configs:", "- config_name: default", f"  data_files: data/{SUFFIX[form]}"]
     file = files[0]["path"].removeprefix("data/")
-    reading = READING[form].format(file=file, shard_size=settings["shard_size"])
+    batch_size, last = file_sizes(settings["n_tasks"], settings["shard_size"])
+    reading = READING[form].format(file=file, batch_size=batch_size, files=len(files))
+    if form == "tabicl" and last != batch_size:
+        reading += f"  # the last has {last} tasks"
     facts = [
         ("tasks", f"{settings['n_tasks']:,}, ids {settings['first']} to {settings['first'] + settings['n_tasks'] - 1}"),
         ("rows", settings["rows"]),
@@ -56,6 +66,13 @@ def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
     )  # fmt: skip
 
 
+def _field(name: str, text: str, kind: str | None, source: dict[str, Any]) -> dict[str, Any]:
+    """A field of the record set; one made of others (kind None) has no type of its own."""
+    field = {"@type": "cr:Field", "@id": f"tasks/{name}", "name": name, "description": text}
+    typed = {} if kind is None else {"dataType": kind}
+    return {**field, **typed, "source": {"fileSet": {"@id": "parts"}, **source}}
+
+
 def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph: bool, with_info: bool) -> dict[str, Any]:
     """Croissant 1.0 metadata (JSON-LD) of a Parquet dump."""
     columns = {
@@ -73,6 +90,7 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
     if with_graph:
         columns |= {
             "n_nodes": ("sc:Integer", "nodes of the causal graph"),
+            "edges": (None, "arrows of the causal graph, by the numbers of its nodes"),
             "node_of_feature": ("sc:Integer", "the node each column shows, -1 for pure noise"),
             "target_node": ("sc:Integer", "the node of the label"),
             "mechanism": ("sc:Text", "for each node, how it is made"),
@@ -81,13 +99,16 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
     if with_info:
         kinds = {str: "sc:Text", int: "sc:Integer", float: "sc:Float"}
         columns |= {f"info_{k}": (kinds[kind], f"{k} of the task, see the documentation of the prior") for k, kind in INFO.items()}
-    listed = {"X", "y", "feature_types", "cardinalities", "node_of_feature", "mechanism", "rule_columns"}
+    listed = {"X", "y", "feature_types", "cardinalities", "edges", "node_of_feature", "mechanism", "rule_columns"}
+    parts = {"edges": {"src": "the cause", "dst": "the effect", "lag": "0: tables have no time"}}
     fields = []
     for name, (kind, text) in columns.items():
-        field: dict[str, Any] = {
-            "@type": "cr:Field", "@id": f"tasks/{name}", "name": name, "description": text, "dataType": kind,
-            "source": {"fileSet": {"@id": "parts"}, "extract": {"column": name}},
-        }  # fmt: skip
+        field = _field(name, text, kind, {"extract": {"column": name}})
+        if name in parts:  # a list of structs: a field for each member, found by its path in the cell
+            field["subField"] = [
+                _field(f"{name}/{part}", says, "sc:Integer", {"extract": {"column": name}, "transform": {"jsonPath": f"$.{part}"}})
+                for part, says in parts[name].items()
+            ]
         if name in listed:
             field["repeated"] = True
         fields.append(field)
@@ -97,7 +118,7 @@ def croissant(settings: dict[str, Any], files: list[dict[str, Any]], with_graph:
             "cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/",
             "conformsTo": "dct:conformsTo", "extract": "cr:extract", "field": "cr:field", "fileSet": "cr:fileSet",
             "includes": "cr:includes", "recordSet": "cr:recordSet", "repeated": "cr:repeated", "source": "cr:source",
-            "column": "cr:column", "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+            "column": "cr:column", "subField": "cr:subField", "transform": "cr:transform", "jsonPath": "cr:jsonPath", "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
         },
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",

@@ -231,11 +231,16 @@ def _hdf5(file: Path, batch_size: int | None) -> _Facts:
                     f"tasks {start}-{last} hold missing values; one reader skips the batch, one gets a NaN loss"
                 )
                 break
-        problems += _each(
-            _class_problem(f"task {i}", y[i, : rows[i]].astype(int), int(splits[i])) for i in range(min(len(y), 2000))
-        )
+        kind = f["problem_type"][()] if "problem_type" in names else b"classification"
+        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if kind == "classification":  # the numbers of a regression are no classes
+            problems += _each(
+                _class_problem(f"task {i}", y[i, : rows[i]].astype(int), int(splits[i])) for i in range(min(len(y), 2000))
+            )
+        elif not np.isfinite(y[: min(len(y), 2000)]).all():
+            problems.append("y holds values that are not finite")
         name = "HDF5 prior dump (nanoTabPFN, TFM-Playground)"
-        return _Facts(name, problems, len(widths), widths, rows, splits, {"batch_size": size})
+        return _Facts(name, problems, len(widths), widths, rows, splits, {"batch_size": size, "problem_type": kind})
 
 
 class _TensorReader(pickle.Unpickler):

@@ -86,6 +86,7 @@ class Generate(options.OutDir):
             self._show({**spec.summary(), "files": spec.n_parts, "uncompressed_mb_at_most": round(raw / 1e6, 1)})
             return
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        dump.check_settings(out, spec)  # refused settings are not to be noted as those of the folder
         output.write_run(out, "generate", spec.summary())
         mine = sum(len(spec.part_ids(p)) for p in range(shard[0], spec.n_parts, shard[1]))
         progress = output.Progress(mine, "tasks")

@@ -38,6 +38,7 @@ class InspectMembers(options.Common):
         from priorax.configs.prior import member_names
         from priorax.eval.plots import figure_html
         from priorax.eval.report import Section, write_page
+        from priorax.prior_summary import check_draw
 
         groups: dict[str, list[str]] = {}
         for name in member_names():
@@ -47,6 +48,7 @@ class InspectMembers(options.Common):
         if unknown or self.n_tasks < 1:
             wrong = f"--laws {' '.join(sorted(unknown))}" if unknown else f"--n-tasks {self.n_tasks}"
             raise ConfigError(f"{wrong}: laws are {', '.join(groups)}; a member needs at least 1 task")
+        check_draw(self.seed, self.n_tasks, self.rows, self.columns)
         out = output.open_out(self.out, overwrite=self.overwrite)
         output.write_run(out, "inspect members", {"seed": self.seed, "laws": list(self.laws) or list(groups)})
         sections, drawn = [], 0

@@ -50,11 +50,11 @@ class InspectPrior(options.Common):
                 f"--n-tasks is {self.n_tasks}, --forest-tasks is {self.forest_tasks}; need at least 1 and 0"
             )
         prior = load_prior(self.prior, overrides=settings)
+        summary.check_draw(self.seed, self.n_tasks, self.rows, self.columns)
         out = output.open_out(self.out, overwrite=self.overwrite) if self.out else None
-        try:
-            tasks = summary.draw(prior, self.seed, range(self.n_tasks), self.rows, self.columns, graph=True)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        if out:
+            output.write_run(out, "inspect prior", {"prior": prior.name, "seed": self.seed})
+        tasks = summary.draw(prior, self.seed, range(self.n_tasks), self.rows, self.columns, graph=True)
         # Runs of eight neighbours share a cohort; take one of each run first, so that the few are diverse.
         order = sorted(range(len(tasks)), key=lambda i: (i % 8, i))
         diverse = [tasks[i] for i in order]
@@ -69,7 +69,6 @@ class InspectPrior(options.Common):
             "share_forest_above_0.6": round(float(np.mean(auc[np.isfinite(auc)] > 0.6)), 3) if len(auc) else math.nan,
         }  # fmt: skip
         if out:
-            output.write_run(out, "inspect prior", {"prior": prior.name, "seed": self.seed})
             self._report(out, result, diverse, {**numbers, **graph_numbers, "ROC AUC of a random forest": auc}, prior)
             result["report"] = str(out / "report.html")
         if self.json:

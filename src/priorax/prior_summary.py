@@ -9,9 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from priorax.configs.errors import ConfigError
 from priorax.configs.prior import PriorConfig
-from priorax.priors import sample
+from priorax.priors import TableShape, keys, sample
 from priorax.priors.records import TaskRecord, graphs, impute, records
+
+
+def check_draw(seed: int, tasks: int, rows: int, columns: int) -> None:
+    """ConfigError for what `sample` would refuse: to be asked before an --out is emptied."""
+    try:
+        keys.seed_key(seed)
+        TableShape(rows, columns)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not 1 <= tasks <= 2**32:
+        raise ConfigError(f"--n-tasks is {tasks}; it must lie in [1, 2**32]")
 
 
 def draw(

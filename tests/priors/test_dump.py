@@ -184,7 +184,7 @@ def test_manifest_and_card(spec, whole):
     fields = {f["name"] for f in croissant["recordSet"][0]["field"]}
     pq = pytest.importorskip("pyarrow.parquet")
     (part, *_) = sorted((whole / "data").glob("*.parquet"))
-    assert fields == set(pq.read_schema(part).names) - {"edges"}  # structs have no data type there
+    assert fields == set(pq.read_schema(part).names)
 
 
 def test_the_card_shows_code_that_runs(whole, monkeypatch):
@@ -193,6 +193,33 @@ def test_the_card_shows_code_that_runs(whole, monkeypatch):
     scope: dict = {}
     exec(code, scope)
     assert scope["X"].shape[0] == 64 and scope["split"] < 64
+
+
+@pytest.mark.parametrize(("n_tasks", "shard_size", "wanted"), [(16, 4096, 16), (16, 8, 8), (20, 8, 8)])
+def test_the_card_of_a_tabicl_dump_asks_for_what_its_files_hold(spec, tmp_path, n_tasks, shard_size, wanted):
+    """With the shard size as its batch size, the reader waited ten minutes for files that a small dump does not have."""
+    write_dump(
+        dataclasses.replace(spec, format="tabicl", missing="impute", n_tasks=n_tasks, shard_size=shard_size), tmp_path
+    )
+    text, files = (tmp_path / "README.md").read_text(), len(list(tmp_path.glob("*.pt")))
+    assert f'LoadPriorDataset(".", batch_size={wanted}, max_batches={files})' in text
+    assert ("# the last has 4 tasks" in text) == (n_tasks == 20)
+    metadata = json.loads((tmp_path / "metadata.json").read_text())
+    assert metadata["batch_size"] == metadata["batch_size_per_gp"] == wanted
+
+
+def test_croissant_describes_the_edges():
+    from priorax.priors.dump_card import croissant
+
+    settings = {"prior": {"name": "default"}, "seed": 0, "engine_version": "2"}
+    fields = {f["name"]: f for f in croissant(settings, [], True, True)["recordSet"][0]["field"]}
+    pq = pytest.importorskip("pyarrow.parquet")
+    from priorax.priors.writers import parquet_schema
+
+    assert pq is not None and set(fields) == set(parquet_schema(True, {}, True).names)
+    edges = fields["edges"]
+    assert [f["source"]["transform"]["jsonPath"] for f in edges["subField"]] == ["$.src", "$.dst", "$.lag"]
+    assert edges["repeated"] and "dataType" not in edges and {f["source"]["extract"]["column"] for f in edges["subField"]} == {"edges"}
 
 
 def test_no_missing_values_when_none_are_wanted(spec, tmp_path):

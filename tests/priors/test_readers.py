@@ -57,6 +57,20 @@ def test_broken_rules_are_named(tmp_path, kwargs, batch_size, says):
     assert any(says in p for p in problems), problems
 
 
+def test_a_regression_dump_has_no_classes(tmp_path):
+    """Its targets were told to be class ids with gaps."""
+    path = hdf5(tmp_path / "a.h5", [5, 5])
+    with h5py.File(path, "r+") as f:
+        del f["problem_type"]
+        f["problem_type"] = "regression"
+        f["y"][...] = np.random.default_rng(0).normal(size=(2, 10))
+    found = inspect_dump(path)
+    assert found["problems"] == [] and found["problem_type"] == "regression"
+    with h5py.File(path, "r+") as f:
+        f["y"][0, 0] = np.nan
+    assert inspect_dump(path)["problems"] == ["y holds values that are not finite"]
+
+
 def test_tabicl_rules(tmp_path):
     good = {
         "X": np.arange(2 * 4 * 3, dtype="<f4"), "y": np.array([[0, 1, 0, 1]] * 2, "<f4"), "d": np.array([3, 3], "<i8"),

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
+from priorax.configs.errors import ConfigError
 
 from priorax.cli import COMMANDS, main
-from priorax.configs.errors import ConfigError
 from priorax.output import open_out
 
 SMALL = ["--rows", "64", "--columns", "8"]  # one shape for all tests, so that it compiles once
@@ -277,6 +277,34 @@ def test_inspect_prior_reports(capsys, tmp_path):
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.count("data:image/png") == 4 and "http" not in page.split("</style>")[1]
     assert {p.name for p in (tmp_path / "r").glob("*.png")} == {"sizes.png", "marginals.png", "tasks.png", "graphs.png"}
+
+
+@pytest.mark.parametrize("bad", [["--rows", "4"], ["--columns", "0"], ["--seed", "-1"], ["--n-tasks", "0"]])
+@pytest.mark.parametrize("what", ["prior", "members"])
+def test_inspect_checks_before_it_empties_a_folder(capsys, tmp_path, what, bad):
+    """--overwrite once deleted the old report, and `members` then ended in a traceback."""
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "report.html").write_text("old")
+    code, _, err = run(capsys, "inspect", what, "--out", tmp_path, "--overwrite", *bad)
+    assert code == 2 and err.startswith("error[2]: ") and (tmp_path / "report.html").read_text() == "old"
+
+
+def test_refused_settings_are_not_noted_as_those_of_a_dump(capsys, tmp_path):
+    out = tmp_path / "d"
+    args = ["generate", "--out", out, "--n-tasks", "8", *SMALL]
+    assert run(capsys, *args)[0] == 0
+    before = (out / "run.json").read_text()
+    code, _, err = run(capsys, *args, "--resume", "--seed", "4")
+    assert code == 2 and "seed = 0, this run has 4" in err and (out / "run.json").read_text() == before
+    (out / "dump.json").write_text("{")
+    code, _, err = run(capsys, *args, "--resume")
+    assert code == 2 and "dump.json cannot be read" in err
+
+
+def test_verify_of_what_is_no_manifest(capsys, tmp_path):
+    (tmp_path / "manifest.json").write_text("[]")
+    code, _, err = run(capsys, "generate", "--verify", "--out", tmp_path)
+    assert code == 3 and "is not the manifest of a dump" in err and "--resume" in err
 
 
 def test_inspect_members_draws_every_member_of_a_law(capsys, tmp_path):
