@@ -75,7 +75,7 @@ def load_yaml(
     else:
         tree = _read(Path(source), kind, cls, ())
     for key, text in (overrides or {}).items():
-        _override(tree, key, text)
+        _override(tree, key, text, cls)
     return _build(tree, cls, "")
 
 
@@ -236,7 +236,9 @@ def _merge(below: _Node, above: _Node) -> _Node:
     return _Node(merged, above.where, above.raw)
 
 
-def _override(tree: _Node, key: str, text: str) -> None:
+def _override(tree: _Node, key: str, text: str, cls: Any) -> None:
+    """Sets one value. A group that the file does not have starts from the default of its field, so that the rest stays as it
+    would be without the override (weights that a file leaves out are 0 only beside others that it names)."""
     where = f"command line, --{key}"
     *parents, last = key.split(".")
     try:
@@ -247,17 +249,29 @@ def _override(tree: _Node, key: str, text: str) -> None:
     here = tree
     for part in parents:
         if isinstance(here.value, list) and part.isdigit() and int(part) < len(here.value):
-            here = here.value[int(part)]
+            here, cls = here.value[int(part)], (typing.get_args(cls) or (None,))[0]
             continue
         if not isinstance(here.value, dict):
             raise ConfigError(f"{key} cannot be set: {part} is looked for inside a single value ({where})")
-        here = here.value.setdefault(part, _Node({}, where, "a mapping"))
+        field = next((f for f in dataclasses.fields(cls) if f.name == part), None) if dataclasses.is_dataclass(cls) else None
+        cls = typing.get_type_hints(cls).get(part) if field else None
+        start = field.default if field and dataclasses.is_dataclass(field.default) else {}
+        here = here.value.setdefault(part, _as_node(to_dict(start), where))
     if isinstance(here.value, list) and last.isdigit() and int(last) < len(here.value):
         here.value[int(last)] = leaf
     elif isinstance(here.value, dict):
         here.value[last] = leaf
     else:
         raise ConfigError(f"{key} cannot be set: {'.'.join(parents)} is not a group of settings ({where})")
+
+
+def _as_node(value: Any, where: str) -> _Node:
+    """Plain values as if they had been read."""
+    if isinstance(value, dict):
+        return _Node({k: _as_node(v, where) for k, v in value.items()}, where, "a mapping")
+    if isinstance(value, list):
+        return _Node([_as_node(v, where) for v in value], where, "a list")
+    return _Node(os.fspath(value) if isinstance(value, Path) else value, where, str(value))
 
 
 def _relocate(node: _Node, where: str) -> None:

@@ -19,7 +19,10 @@ ENGINE_VERSION = "2"
 
 
 class _Weights:
-    """Relative weights of the members of a family; they need not sum to one. Naming one in a file leaves the rest at 0."""
+    """Relative weights of the members of a family; they need not sum to one.
+
+    Naming one in a file leaves the rest at 0; an override (``--components.0.laws.family.linear 3``) changes the one it names.
+    """
 
     def __post_init__(self) -> None:
         values = dataclasses.astuple(self)  # type: ignore[call-overload]
@@ -207,6 +210,10 @@ class Sizes:
         return self.roots + self.instructions
 
 
+_MOST = {"family_spread": 10.0}
+"""Highest ends of ranges that are exponents; others reach a million at most."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Laws:
     """Probabilities and ranges of one component of a prior. Every number is a traced argument of the sampler.
@@ -284,6 +291,9 @@ class Laws:
             if isinstance(value, tuple):
                 if len(value) != 2 or not value[0] <= value[1] or not all(map(math.isfinite, value)):
                     raise ValueError(f"laws.{field.name} is {value}; expected (low, high) with low <= high")
+                most = _MOST.get(field.name, 1e6)
+                if value[1] > most:
+                    raise ValueError(f"laws.{field.name} is {value}; at most {most:g}, beyond it numbers overflow")
             elif field.name.endswith("_rate") or field.name == "columns_log":
                 if not 0.0 <= value <= 1.0:
                     raise ValueError(f"laws.{field.name} is {value}; a rate must lie in [0, 1]")
@@ -293,13 +303,16 @@ class Laws:
         for name in positive:
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be above 0")
+        for name in ("weight_decay", "family_spread"):
+            if getattr(self, name)[0] < 0:
+                raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be at least 0")
         for name in ("context", "edge_rate", "redirect_rate", "carriers", "missing_share", "missing_columns",
                      "label_noise", "duplicate_share", "outlier_share"):  # fmt: skip
             low, high = getattr(self, name)
             if low < 0 or high > 1:
                 raise ValueError(f"laws.{name} is {(low, high)}; both ends must lie in [0, 1]")
-        if self.columns_least < 1:
-            raise ValueError(f"laws.columns_least is {self.columns_least}; a table has at least 1 column")
+        if not 1 <= self.columns_least < math.inf:
+            raise ValueError(f"laws.columns_least is {self.columns_least}; it must be finite, a table has at least 1 column")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ intervention: abduction is exact by construction, and rows that the intervention
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,13 +108,19 @@ class SCM:
         n, w = self.sizes.nodes, self.sizes.width
         keep, add = np.ones((n, w), np.float32), np.zeros((n, w), np.float32)
         for where, value in assignments.items():
-            node, dims = (where[0], [where[1]]) if isinstance(where, tuple) else (where, range(w))
+            node, *rest = where if isinstance(where, tuple) else (where,)
+            dims = rest or range(w)
+            if len(dims) not in (1, w) or not all(isinstance(v, numbers.Integral) for v in (node, *dims)):
+                raise ValueError(
+                    f"do({where!r}): write a node as a whole number, or (node, dimension). Columns cannot be set; `node_of_column` "
+                    "says which node a column shows"
+                )
             if not 0 <= node < n or not all(0 <= d < w for d in dims):
                 raise ValueError(f"do({where!r}): the model has nodes 0..{n - 1} with dimensions 0..{w - 1}")
             if not bool(np.asarray(self.plan.active)[:, node].all()):
                 raise ValueError(f"do({where!r}): node {node} is not in use in this task")
-            if not np.isfinite(value):
-                raise ValueError(f"do({where!r}): value {value} is not finite")
+            if not isinstance(value, numbers.Real) or not np.isfinite(value):
+                raise ValueError(f"do({where!r}): value {value!r} is not a finite number")
             for d in dims:
                 keep[node, d], add[node, d] = (1.0 if shift else 0.0), value
         tile = lambda v: jnp.broadcast_to(v, (self.n_tasks, n, w))

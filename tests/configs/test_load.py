@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from priorax.configs import load
+from priorax.configs import load, load_prior
 from priorax.configs.errors import ConfigError, PrioraxError
 from priorax.configs.load import config_digest, load_yaml, preset_names, preset_path, to_yaml
 
@@ -158,6 +158,34 @@ def test_overrides():
         load_yaml(TEXT, Whole, overrides={"part.depth": "1.5"})
     with pytest.raises(ConfigError, match="single value"):
         load_yaml(TEXT, Whole, overrides={"name.x.y": "1"})
+
+
+def test_an_override_of_one_weight_keeps_the_others():
+    """It made a table of its own, in which all that it did not name was 0."""
+    plain, more = (load_prior("graph_scm", overrides=o).components[0].laws for o in ({}, {"components.0.laws.family.linear": "3"}))
+    assert more == dataclasses.replace(plain, family=dataclasses.replace(plain.family, linear=3.0))
+    # Where a file names some, these are the others.
+    causal = load_prior("causal", overrides={"components.0.laws.combine.sum": "1"}).components[0].laws.combine
+    assert (causal.concat, causal.sum, causal.product) == (1.0, 1.0, 0.0)
+    with pytest.raises(ConfigError, match="Did you mean"):
+        load_prior("graph_scm", overrides={"components.0.laws.family.liner": "3"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("weight_decay", "[-50, 2]", "at least 0"),
+        ("family_spread", "[-1, 2]", "at least 0"),
+        ("family_spread", "[0, 50]", "at most 10"),
+        ("noise_level", "[0.1, 1e30]", "overflow"),
+        ("columns_least", ".nan", "finite"),
+        ("columns_least", ".inf", "finite"),
+        ("missing_rate", ".nan", "rate"),
+    ],
+)
+def test_laws_that_overflow_are_refused(setting, value, says):
+    with pytest.raises(ConfigError, match=says):
+        load_prior("graph_scm", overrides={f"components.0.laws.{setting}": value})
 
 
 @pytest.mark.parametrize("kind", ["priors", "recipes", "suites"])

@@ -211,8 +211,13 @@ def test_do_refuses_what_is_not_there(models):
         model.do({999: 0.0})
     with pytest.raises(ValueError, match="not in use"):
         model.do({unused: 0.0})
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="not a finite number"):
         model.do({0: float("nan")})
+    with pytest.raises(ValueError, match="not a finite number"):
+        model.do({0: "high"})
+    for where in ("x0", 0.5, (0, "a"), (0, 1, 2), (0.0, 0)):
+        with pytest.raises(ValueError, match="node_of_column"):
+            model.do({where: 1.0})
     with pytest.raises(IndexError):
         model.task(7)
 
