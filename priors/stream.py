@@ -90,8 +90,10 @@ def sample(
       TaskBatch with one task per id, in the order given. `info` holds task_id, component, graph, target, missing
       (indices into the name tuples of `configs.prior`), n_nodes, n_edges, n_causes and n_effects (columns upstream of the
       target or on its node, and downstream of it; for a class that reads columns, a rule or a sum, their number and 0),
-      label_noise, noise_share (of the target node's variance, which says nothing where the class reads columns) and
-      fallback (0 none, 1 class by a median split, 2 class at random, when a task's rows all fell into one class).
+      label_noise, noise_share (of the target node's variance, by the plan; 0 for a root, 1 for a node without parents; it
+      says nothing where the class reads columns) and fallback (0 none, 1 class by a median split, 2 class at random, when a
+      task's rows all fell into one class; n_causes and n_effects are of what made the class then). Where `context` has fewer
+      rows than a task has classes, those without a context row are merged with others.
 
     Raises:
       ValueError: for ids, seed or shape out of range.

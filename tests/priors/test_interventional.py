@@ -6,7 +6,7 @@ import networkx
 import numpy as np
 import pytest
 from priorax.configs import load_prior
-from priorax.configs.prior import CATEGORICAL_COLUMNS, FAMILIES, NUMERIC_COLUMNS
+from priorax.configs.prior import CATEGORICAL_COLUMNS, FAMILIES, NUMERIC_COLUMNS, ROOTS
 from priorax.priors import interventional, keys, sample
 from priorax.priors.graph import reachability
 from priorax.priors.levels import Quantiser, level_effects, level_of, rename
@@ -99,6 +99,14 @@ def test_interventional_refuses_vector_nodes_and_empty_requests():
                       (dict(task_ids=[0.5]), "whole numbers"), (dict(seed=-1), "seed")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             interventional(load_prior("causal"), **bad)
+
+
+def test_causal_models_have_no_cause_beside_their_nodes():
+    """Grouped roots share the group of a row; of these 64 tasks some had one."""
+    scm = sample(load_prior("causal"), 3, range(0, 4096, 64), rows=64, columns=8, with_scm=True).scm
+    root, count = np.asarray(scm.cohort.root), np.asarray(scm.cohort.n_roots)
+    used = np.arange(root.shape[1]) < count[:, None]
+    assert not (used & (root == ROOTS.index("grouped"))).any() and (used & (root == ROOTS.index("zipf"))).any()
 
 
 def test_interventions_tell_large_seeds_apart():
