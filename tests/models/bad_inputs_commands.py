@@ -101,6 +101,18 @@ case(OTHERS, "an unknown setting", ConfigError, "components.0.laws.noise")(
 case(OTHERS, "an output folder that is not empty", ConfigError, "full is not empty. Use --resume, --overwrite")(
     lambda: other("generate", "--out", "full")
 )
+case(OTHERS, "--resume in a folder of one's own", ConfigError, "--resume will not write into it")(
+    lambda: other("generate", "--out", "full", "--resume")
+)
+case(OTHERS, "one weight of laws that is not there", ConfigError, "Did you mean")(
+    lambda: other("generate", "--out", "x", "--components.0.laws.family.liner", "3")
+)
+case(OTHERS, "a range of laws that gives no numbers", ConfigError, "its low end must be at least 0")(
+    lambda: other("generate", "--out", "x", "--components.0.laws.weight-decay", "[-50, 2]")
+)
+case(OTHERS, "pictures of tables of four rows", ConfigError, "a table needs at least 8 rows")(
+    lambda: other("inspect", "members", "--out", "x", "--rows", "4")
+)
 case(OTHERS, "exporting to a folder that does not exist", ConfigError, "does not exist")(
     lambda: other("export", "no/net.stablehlo")
 )
