@@ -158,7 +158,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         transforms = tuple(self.numeric_transforms)
         self.members_, notes = plan_members(
-            self.n_estimators, codes, self._x.shape[1], limits, rng, transforms, tuple(self.category_encodings)
+            self.n_estimators, self._x, codes, limits, rng, transforms, tuple(self.category_encodings)
         )
         for note in notes:
             warnings.warn(note, LimitWarning, stacklevel=2)
