@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..configs.errors import DataError
 from .metrics import HIGHER_IS_BETTER
+from .problems import MOST_NAMES
 from .result import POOLED, EvalResult
 from .statistics import TIE, bootstrap_mean
 
@@ -51,7 +53,7 @@ def changes(new: EvalResult, old: EvalResult, metrics: tuple[str, ...] = COMPARE
     name_of = lambda task: new.names.get(task, task)
     if len(other) == len(tasks):
         raise DataError(
-            f"{old.out} was evaluated on other rows or splits of {', '.join(map(name_of, other))}: data sets of the same "
+            f"{old.out} was evaluated on other rows or splits of {_listed(map(name_of, other))}: data sets of the same "
             "name, but not the same data, so the scores cannot be compared. Evaluate the earlier methods again"
         )
     tasks = [task for task in tasks if task not in other]
@@ -110,13 +112,19 @@ def _differ(one: dict[tuple[int, int, int], str], two: dict[tuple[int, int, int]
     return any(one[key] != two[key] for key in one.keys() & two.keys() if one[key] and two[key])
 
 
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 def compared_on(compared: dict[str, Any]) -> list[str]:
     """Sentences on what two evaluations were not compared on, and on what is not known to be the same."""
     said = []
     if names := compared.get("other_data"):
-        said.append(f"Left out, since their rows or splits are not what they were: {', '.join(names)}.")
+        said.append(f"Left out, since their rows or splits are not what they were: {_listed(names)}.")
     if names := compared.get("unchecked"):
         said.append(
-            f"Not known to be the same rows and splits, since an earlier version kept no digests of them: {', '.join(names)}."
+            f"Not known to be the same rows and splits, since an earlier version kept no digests of them: {_listed(names)}."
         )
     return said

@@ -70,7 +70,7 @@ def _column_digest(column: Any) -> bytes:
     levels = ""
     if isinstance(dtype, pandas.CategoricalDtype):  # codes follow the declared order, which the values do not tell
         levels = f"{dtype.ordered} {list(dtype.categories)!r}"
-    text = dtype == object or pandas.api.types.is_string_dtype(dtype)
+    text = pandas.api.types.is_string_dtype(dtype)  # object dtypes too
     kind = "text" if text else "category" if levels else str(dtype)
     if text and pandas.api.types.infer_dtype(column, skipna=True) not in ("string", "empty"):
         # Cells of several kinds: pandas would hash their text and so mistake 1 for "1".

@@ -94,6 +94,7 @@ def test_what_kept_no_digests_is_named(two):
     found = changes(new, dataclasses.replace(old, rows=bare))
     assert found["unchecked"] == ["wine", "iris"] and found["methods"] == changes(new, old)["methods"]
     assert "Not known to be the same" in compared_on(found)[0]
+    assert "set 11 and 8 more." in compared_on({"unchecked": [f"set {k}" for k in range(20)]})[0]
 
 
 def test_changes_in_the_report(two, tmp_path):
