@@ -1,4 +1,4 @@
-"""Which temperature, member transforms and ensemble size predict best, on development sets.
+"""Which temperature, member transforms, ensemble size and share of the score stack predict best, on development sets.
 
     python benchmarks/tune_ensemble.py --openml-cache DIR --out tune/ [--suite dev32] [--model FILE] [--members 8]
 
@@ -36,6 +36,7 @@ from priorax.eval.suites import load_suite, rows_of
 from priorax.models import PFNClassifier
 from priorax.models.ensemble import TRANSFORMS, Member, combine
 from priorax.models.inference import get_engine
+from priorax.models.score_stack import pool
 
 METRICS = ("log_loss", "roc_auc", "accuracy", "ece")
 
@@ -48,14 +49,16 @@ class Setting:
       transforms: of the members, cyclically, as ``PFNClassifier(numeric_transforms=...)``.
       n_estimators: members.
       temperature: of the softmax.
+      stack_weight: of the logistic regression on ridge scores.
     """
 
     transforms: tuple[str, ...]
     n_estimators: int
     temperature: float
+    stack_weight: float
 
     def __str__(self) -> str:
-        return f"{'+'.join(self.transforms)} x{self.n_estimators} T={self.temperature:g}"
+        return f"{'+'.join(self.transforms)} x{self.n_estimators} T={self.temperature:g} w={self.stack_weight:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +70,14 @@ class Logits:
       members: of one transform; those of the others differ in the transform alone.
       logits: transform -> member -> f64[q, n_symbols].
       per_estimator: members that one of ``n_estimators`` stands for (more than 1 beyond the limits of the weights).
+      stack: f64[q, K], what the regression on ridge scores says; no rows where there are no scores.
     """
 
     y: np.ndarray
     members: list[Member]
     logits: dict[str, list[np.ndarray]]
     per_estimator: int
+    stack: np.ndarray
 
     def probabilities(self, setting: Setting) -> np.ndarray:
         """f64[q, K], what the estimator with this setting predicts."""
@@ -82,16 +87,17 @@ class Logits:
             z = self.logits[setting.transforms[m % len(setting.transforms)]][m] / setting.temperature
             p = np.exp(z - z.max(1, keepdims=True))
             said.append(p / p.sum(1, keepdims=True))
-        return combine(self.members[:count], said)
+        p = combine(self.members[:count], said)
+        return pool(p, self.stack, setting.stack_weight) if len(self.stack) and setting.stack_weight else p
 
 
 def run_members(X: Any, y: np.ndarray, X_test: Any, categorical: Any, options: dict[str, Any], kinds: Sequence[str]):
-    """(members, transform -> logits of every member) of one split; y i64[n] in 0 .. K-1 without gaps.
+    """(members, transform -> logits of every member, what the stack says) of one split; y i64[n] in 0 .. K-1 without gaps.
 
     Raises:
       DataError: more columns than one member sees.
     """
-    logits, members = {}, []
+    logits, members, stack = {}, [], np.zeros((0, 0))
     for kind in kinds:
         model = PFNClassifier(categorical_features=categorical, numeric_transforms=(kind,), **options)
         with warnings.catch_warnings():
@@ -99,9 +105,13 @@ def run_members(X: Any, y: np.ndarray, X_test: Any, categorical: Any, options: d
             model.fit(X, y)
             if len(model.members_[0].columns) < model._x.shape[1]:
                 raise DataError(f"{model._x.shape[1]} columns, one member sees {len(model.members_[0].columns)}")
-            logits[kind] = model._logits(model._encode(X_test))
+            x = model._encode(X_test)
+            scores = model._ridge.apply(x)
+            logits[kind] = model._logits(x, scores)
         members = model.members_
-    return members, logits
+        if model._stack is not None:
+            stack = model._stack.probabilities(scores)
+    return members, logits, stack
 
 
 def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
@@ -128,36 +138,36 @@ def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
             parts = rows_of(data.X, split.train), y, rows_of(data.X, split.test)
             make = functools.partial(run_members, *parts, data.categorical, options, args.kinds)
             try:
-                members, logits = _stored(folder / f"{stem}.npz", args.kinds, make)
+                members, logits, stack = _stored(folder / f"{stem}.npz", args.kinds, make)
             except DataError as error:
                 tell(f"{data.name}: left out: {error}")
                 break
             tell(f"{data.name} {split.repeat}.{split.fold}: {len(members)} members, {time.perf_counter() - start:.1f} s")
-            yield data.name, Logits(place[data.y[split.test]], members, logits, max(1, len(members) // args.members))
+            yield data.name, Logits(place[data.y[split.test]], members, logits, max(1, len(members) // args.members), stack)
 
 
-def _stored(path: Path, kinds: Sequence[str], make: Any) -> tuple[list[Member], dict[str, list[np.ndarray]]]:
+def _stored(path: Path, kinds: Sequence[str], make: Any) -> tuple[list[Member], dict[str, list[np.ndarray]], np.ndarray]:
     if path.is_file():
         with np.load(path) as file:
-            if set(file["kinds"].tolist()) >= set(kinds):
+            if "stack" in file and set(file["kinds"].tolist()) >= set(kinds):
                 return _unpack(file, kinds)
-    members, logits = make()
-    arrays = {"kinds": np.array(kinds), "count": np.array(len(members))}
+    members, logits, stack = make()
+    arrays = {"kinds": np.array(kinds), "count": np.array(len(members)), "stack": stack}
     for m, member in enumerate(members):
         arrays |= {f"symbol{m}": member.symbol, f"own{m}": member.own}
         arrays |= {f"{kind}{m}": logits[kind][m].astype(np.float32) for kind in kinds}
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    return members, logits
+    return members, logits, stack
 
 
-def _unpack(file: Any, kinds: Sequence[str]) -> tuple[list[Member], dict[str, list[np.ndarray]]]:
+def _unpack(file: Any, kinds: Sequence[str]) -> tuple[list[Member], dict[str, list[np.ndarray]], np.ndarray]:
     none = np.zeros(0, np.int64)
     count = range(int(file["count"]))
     members = [
         Member(none, none, file[f"symbol{m}"], file[f"own{m}"], int(file[f"symbol{m}"].max()) + 1, "none") for m in count
     ]
-    return members, {kind: [file[f"{kind}{m}"].astype(np.float64) for m in count] for kind in kinds}
+    return members, {kind: [file[f"{kind}{m}"].astype(np.float64) for m in count] for kind in kinds}, file["stack"]
 
 
 def scores_of(found: Logits, setting: Setting) -> dict[str, float]:
@@ -192,12 +202,12 @@ def compare(table: dict[Setting, np.ndarray], base: Setting, metric: str, seed: 
 def defaults() -> Setting:
     """What `PFNClassifier()` does today."""
     model = PFNClassifier()
-    return Setting(tuple(model.numeric_transforms), model.n_estimators, model.softmax_temperature)
+    return Setting(tuple(model.numeric_transforms), model.n_estimators, model.softmax_temperature, model.stack_weight)
 
 
 def settings(args: argparse.Namespace, base: Setting) -> list[Setting]:
     """All combinations asked for, and the defaults."""
-    asked = itertools.product(args.transforms, args.n_estimators, args.temperatures)
+    asked = itertools.product(args.transforms, args.n_estimators, args.temperatures, args.stack_weights)
     return sorted({Setting(*each) for each in asked} | {base})
 
 
@@ -247,6 +257,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=8, help="members to run, the most of --n-estimators")
     parser.add_argument("--n-estimators", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.7, 0.8, 0.9, 1.0, 1.1])
+    parser.add_argument("--stack-weights", type=float, nargs="+", default=[defaults().stack_weight])
     parser.add_argument("--transforms", nargs="+", default=["none", "quantile", "power", "none+quantile", "none+power"],
                         help="each a list of transforms joined by +")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
@@ -260,6 +271,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--members is {args.members}, fewer than the largest of --n-estimators or the default")
     if min(args.n_estimators) < 1 or min(args.temperatures) <= 0 or args.folds < 1:
         parser.error("--n-estimators and --folds must be at least 1, --temperatures above 0")
+    if not all(0 <= weight <= 1 for weight in args.stack_weights):
+        parser.error("--stack-weights are from 0 to 1")
     return args
 
 

@@ -28,7 +28,7 @@ class TaskShape:
       least_context: fewest context rows, when every task is to draw its own number: log-uniform from here to ``context``, so that
         short contexts are as frequent as long ones. None: all have ``context``. All rows are computed as possible context.
       score_columns: room for ridge scores beside the table's columns (`priorax.models.ridge_scores`), as members of the estimator see
-        them; 0: tables have none. Three regressions have a column each of two classes, and one for every class of more; where room is
+        them; 0: tables have none. Four regressions have a column each of two classes, and one for every class of more; where room is
         short some are drawn. Needs ``context`` rows that all tables have, at least 50.
       weight: how often this shape is trained on relative to the others that are active.
       start, end: active part of the run, as shares in [0, 1].

@@ -64,8 +64,10 @@ class Baseline:
         self.classes_, codes = np.unique(y, return_inverse=True)
         model, prepare, options = BASELINES[self.name](self._encoder, self.seed, self.threads)
         _learner(model).set_params(**self.params)
-        if len(self.classes_) < 2:  # boosters refuse a single class
-            model, prepare, options = DummyClassifier(), _keep, {}
+        varies = len(self._encoder.dropped_) < self._encoder.n_features_in_
+        # Boosters refuse a single class, and CatBoost a table in which no column varies.
+        if len(self.classes_) < 2 or (self.name == "catboost" and not varies):
+            model, prepare, options = DummyClassifier(strategy="prior"), _keep, {}
         self._model, self._prepare = model, prepare
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -19,6 +19,7 @@ from ..configs.errors import ConfigError, MemoryLimitError, PrioraxError
 from ..configs.eval import PROTOCOLS, Protocol
 from ..configs.load import nearest, to_dict
 from .baselines import default_threads
+from .identity import data_digest, split_digest
 from .methods import DEFAULT_BASELINES, Method, parse_methods, run_method
 from .metrics import METRICS, error_of, score
 from .result import COLUMNS, POOLED, TIMES, EvalResult, write_csv, write_table
@@ -47,7 +48,8 @@ def evaluate(
       suite: see `load_suite`.
       methods: see `parse_methods`.
       protocol: a name in `PROTOCOLS`, a `Protocol`, or None for the suite's own.
-      out: folder; results already in it from the same evaluation are kept, failures are tried again. None: temporary.
+      out: folder; results already in it are kept where data, splits, methods and versions are the same, failures are
+        tried again. None: temporary.
       seed: fixes subsets, splits and everything random in methods.
       openml_cache: folder in the openml client's layout to read instead of the network.
       jobs: processes.
@@ -55,7 +57,8 @@ def evaluate(
       tasks: only these task ids of the suite.
       log: called as ``log(event, **fields)`` with events ``eval.start``, ``eval.task`` (a method finished a task),
         ``eval.fail``, ``eval.server_error`` (a server did not answer as it should while data were loaded),
-        ``eval.target`` (which column of a file is the class).
+        ``eval.target`` (which column of a file is the class), ``eval.outdated`` (stored results of other rows, settings
+        or versions are computed again).
 
     Returns:
       All results, in an order that depends on the arguments only.
@@ -114,6 +117,7 @@ class _Unit:
     splits: list[Split]
     seed: int
     digest: str
+    data_digests: Mapping[tuple[int, int, int], str]
     note: str
     out: Path
 
@@ -132,17 +136,22 @@ def _units(suite: Suite, task, protocol, seed, methods, digests, store, names, d
         for method in methods:
             done[method.name, task] = [_problem(method.name, task, names[task], seed, status, error)]
         return
+    whole = data_digest(data)
+    wanted = {split.key: split_digest(whole, split) for split in splits}
     for method in methods:
+        stored = [cell.meta for cell in store.cells(method.name, task) if cell.meta["status"] == "ok" and cell.key in wanted]
+        # A file may have been rewritten, or a server may give another version, under the same name.
         have = {
-            cell.key: cell.meta
-            for cell in store.cells(method.name, task)
-            if cell.meta["status"] == "ok" and cell.meta["digest"] == digests[method.name]
+            _key_of(meta): meta
+            for meta in stored
+            if (meta.get("method_digest"), meta.get("data_digest")) == (digests[method.name], wanted[_key_of(meta)])
         }
+        if len(have) < len(stored):
+            tell("eval.outdated", method=method.name, data=data.name, folds=len(stored) - len(have))
         left = [split for split in splits if split.key not in have]
-        wanted = {split.key for split in splits}
-        done[method.name, task] = [meta for key, meta in have.items() if key in wanted]
+        done[method.name, task] = list(have.values())
         if left:
-            yield _Unit(method, data, left, seed, digests[method.name], note, store.folder)
+            yield _Unit(method, data, left, seed, digests[method.name], wanted, note, store.folder)
 
 
 def _run_unit(unit: _Unit, threads: int, prepare: str) -> tuple[str, str, list[dict[str, Any]]]:
@@ -154,9 +163,10 @@ def _run_unit(unit: _Unit, threads: int, prepare: str) -> tuple[str, str, list[d
         seed = zlib.crc32(place.encode()) & 0x7FFFFFFF
         meta: dict[str, Any] = {
             "method": unit.method.name, "task": data.id, "data": data.name, "group": data.group, "repeat": split.repeat,
-            "fold": split.fold, "shots": split.shots, "seed": seed, "digest": unit.digest, "n_train": len(split.train),
-            "n_test": len(split.test), "n_features": int(data.X.shape[1]), "n_classes": len(data.classes),
-            "status": "ok", "reason": "", "note": unit.note,
+            "fold": split.fold, "shots": split.shots, "seed": seed, "n_train": len(split.train), "n_test": len(split.test),
+            "n_features": int(data.X.shape[1]), "n_classes": len(data.classes),
+            "status": "ok", "reason": "", "note": unit.note, "method_digest": unit.digest,
+            "data_digest": unit.data_digests[split.key],
         }  # fmt: skip
         y, p = data.y[split.test], np.zeros((0, len(data.classes)))
         try:
@@ -196,6 +206,7 @@ def _pooled(cells: list[Cell], repeat: int) -> list[dict[str, Any]]:
     first = cells[0].meta
     total = {name: (max if name == "memory_mb" else sum)(c.meta[name] for c in cells) for name in TIMES}
     whole = {"repeat": repeat, "fold": POOLED, "n_test": sum(c.meta["n_test"] for c in cells), "reason": note}
+    whole["data_digest"] = ""  # of one split only
     return _metric_rows(first | total | whole, values)
 
 

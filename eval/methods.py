@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from ..configs.errors import ConfigError
 from ..configs.load import nearest
 from .baselines import BASELINES, Baseline, check_params
+from .identity import digest_of, estimator_digest, versions
 from .memory import PeakMemory
 from .prepare import prepare_speedrun
 from .search import SPACES, RandomSearch
@@ -49,8 +49,11 @@ class Method:
     learner: str = ""
 
     def digest(self) -> str:
-        """Changes when results of this method may change: options, or the bytes of its weights."""
+        """Changes when results of this method may change: its options, the bytes of its weights, the class and the settings
+        of an estimator of the user's, or the version of what computes it."""
+        learner = self.learner or self.name
         told = {"kind": self.kind, "name": self.name, "options": dict(self.options)}
+        told["versions"] = versions(self.kind, learner)
         if self.kind == "network":
             from ..models.estimator import PFNClassifier
             from ..models.inference import get_engine
@@ -59,8 +62,10 @@ class Method:
             options = {k: v for k, v in PFNClassifier(**self.options).get_params().items() if k not in _SET_BY_BUILD}
             told = told | {"name": "", "weights": get_engine(self.weights).sha256, "options": options | dict(self.options)}
         if self.kind == "baseline":
-            told = told | {"name": self.learner or self.name}
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+            told = told | {"name": learner}
+        if self.kind == "custom":
+            told = told | {"estimator": estimator_digest(self.factory)}
+        return digest_of(told)
 
     def build(self, categorical: np.ndarray, seed: int, threads: int) -> Any:
         """An unfitted estimator for a table with these categorical columns (bool[d])."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..configs.errors import require
 from .metrics import HIGHER_IS_BETTER, error_of
-from .statistics import bootstrap_mean, by_group, calibration_table, mean_ranks, shot_curve
+from .statistics import bootstrap_mean, by_group, calibration_table, mean_ranks, ranks, rounded, shot_curve
 
 if TYPE_CHECKING:
     from .result import EvalResult
@@ -86,16 +86,14 @@ def mean_rank(result: EvalResult, metric: str = "roc_auc") -> Any:
     """Mean rank of every method over the data sets all finished, with bootstrap intervals; 1 is best."""
     table = result.table(metric)
     errors = error_of(metric, table[:, np.isfinite(table).all(0)])
-    ranks = mean_ranks(errors)
-    from scipy.stats import rankdata
-
-    each = rankdata(errors, axis=0) if errors.shape[1] else errors
-    order = np.argsort(ranks)
+    each = ranks(errors) if errors.shape[1] else errors
+    means = mean_ranks(errors)
+    order = np.argsort(means)
     figure, axes = new_figure(8, 1 + 0.36 * len(order))
     for row, i in enumerate(order):
         low, high = bootstrap_mean(each[i])
         axes.plot([low, high], [row, row], color=_colour(i), linewidth=2, alpha=0.5)
-        axes.plot(ranks[i], row, _marker(i), color=_colour(i), markersize=8)
+        axes.plot(means[i], row, _marker(i), color=_colour(i), markersize=8)
     axes.set_yticks(range(len(order)), [result.methods[i] for i in order])
     axes.invert_yaxis()
     axes.set_xlim(0.8, len(order) + 0.2)
@@ -116,7 +114,7 @@ def critical_difference(result: EvalResult, metric: str = "roc_auc") -> Any | No
     import pandas
     import scikit_posthocs
 
-    frame = pandas.DataFrame(errors.T, columns=list(result.methods))
+    frame = pandas.DataFrame(rounded(errors).T, columns=list(result.methods))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ties between methods; the test then uses its normal approximation
         different = scikit_posthocs.posthoc_wilcoxon(
@@ -125,9 +123,9 @@ def critical_difference(result: EvalResult, metric: str = "roc_auc") -> Any | No
         )  # fmt: skip
     figure, axes = new_figure(8, 1.2 + 0.3 * len(errors))
     axes.grid(False)
-    ranks = dict(zip(result.methods, mean_ranks(errors).tolist(), strict=True))
+    means = dict(zip(result.methods, mean_ranks(errors).tolist(), strict=True))
     colours = {method: _colour(i) for i, method in enumerate(result.methods)}
-    scikit_posthocs.critical_difference_diagram(ranks, different, ax=axes, color_palette=colours)
+    scikit_posthocs.critical_difference_diagram(means, different, ax=axes, color_palette=colours)
     return figure
 
 

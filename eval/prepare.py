@@ -26,9 +26,10 @@ def prepare_speedrun(train: Any, test: Any) -> tuple[np.ndarray, np.ndarray]:
       f64[n, d'] and f64[q, d'], without NaN; numeric columns first.
 
     Raises:
-      DataError: no column has two different values.
+      DataError: no column has two different values, or a cell is infinite.
     """
     pandas = require("pandas", "eval", "the preparation of the speedrun")
+    names = list(getattr(train, "columns", range(train.shape[1])))
     train, test = (pandas.DataFrame(np.asarray(side, dtype=object)) for side in (train, test))
     numeric, other = [], []
     for name in train.columns:
@@ -41,6 +42,12 @@ def prepare_speedrun(train: Any, test: Any) -> tuple[np.ndarray, np.ndarray]:
     parts = []
     if numeric:
         sides = [side[numeric].apply(pandas.to_numeric, errors="coerce").to_numpy(float) for side in (train, test)]
+        infinite = np.isinf(np.concatenate(sides)).any(0)
+        if infinite.any():
+            raise DataError(
+                f"column {names[numeric[int(infinite.argmax())]]!r} holds an infinity, which has no mean; make it a missing "
+                "value or a large number"
+            )
         mean = SimpleImputer(strategy="mean").fit(sides[0])
         parts.append([mean.transform(side) for side in sides])
     if other:

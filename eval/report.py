@@ -13,6 +13,7 @@ import numpy as np
 from ..configs.errors import MissingError
 from ..configs.files import write_text
 from ..configs.load import to_dict
+from .changes import compared_on
 from .metrics import HIGHER_IS_BETTER, METRICS, error_of
 from .statistics import compare, interval_text, leaderboard, mean_ranks, shot_curve
 
@@ -123,7 +124,8 @@ def evaluation_report(
     if len(result.methods) > 1:
         sections.append(Section(f"{result.methods[0]} against the others", _pairs_html(result, metric), _PAIRS_NOTE))
     if compared is not None:
-        sections.append(Section("Against the earlier evaluation", _changes_html(compared), _CHANGES_NOTE))
+        note = " ".join([_CHANGES_NOTE, *compared_on(compared)])
+        sections.append(Section("Against the earlier evaluation", _changes_html(compared), note))
     sections += list(extra)
     sections += _figures(result, metric)
     if result.sizes:
@@ -142,8 +144,8 @@ _PAIRS_NOTE = (
 
 
 _CHANGES_NOTE = (
-    "The same splits then and now. Difference: positive is better now, with a 95 % paired bootstrap interval over data "
-    "sets; better, equal, worse count data sets."
+    "The same rows and splits then and now, unless this note ends otherwise. Difference: positive is better now, with a "
+    "95 % paired bootstrap interval over data sets; better, equal, worse count data sets."
 )
 _SHOTS_NOTE = (
     "Small data sets have no large sizes. The mean of a size is over the data sets that all methods finished at every size "

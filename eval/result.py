@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from .store import Store
 COLUMNS = (
     "method", "task", "data", "group", "repeat", "fold", "shots", "seed", "metric", "value", "metric_error",
     "time_train_s", "time_warmup_s", "time_infer_s", "memory_mb", "n_train", "n_test", "n_features", "n_classes",
-    "status", "reason",
+    "status", "reason", "method_digest", "data_digest",
 )  # fmt: skip
 """Columns of the results, one row per method, task, split and metric. ``fold`` -1: all test rows of a repeat pooled.
 ``shots`` is the number of training rows where the protocol varies it, else 0. ``group`` is the family of a synthetic
 task, else empty. ``memory_mb`` is the growth of the process's memory at its peak while fitting and predicting (Linux;
-NaN elsewhere, and on a GPU what lies on the device is not in it)."""
+NaN elsewhere, and on a GPU what lies on the device is not in it). ``method_digest`` and ``data_digest`` change with the
+method (options, weights, versions) and with the rows and the split it was run on; empty where nothing was run."""
 
 POOLED = -1
 TIMES = ("time_train_s", "time_warmup_s", "time_infer_s", "memory_mb")
@@ -121,13 +123,32 @@ class EvalResult:
                     out[i, j] = np.mean(list(held.values()), axis=0)
         return out
 
+    @functools.cached_property
+    def _digests(self) -> dict[tuple[str, str], dict[tuple[int, int, int], tuple[str, str]]]:
+        """What was run: (method, task) -> repeat, fold, shots -> digests."""
+        found: dict[tuple[str, str], dict[tuple[int, int, int], tuple[str, str]]] = {}
+        for row in self.rows:
+            if row["status"] == "ok" and row["fold"] != POOLED:
+                key = (row["repeat"], row["fold"], row.get("shots", 0))
+                found.setdefault((row["method"], row["task"]), {})[key] = _digests_in(row)
+        return found
+
     def predictions(self, method: str, task: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Class codes i64[q] and probabilities f64[q, K] of all test rows, splits in order; None if there are none."""
+        """Class codes i64[q] and probabilities f64[q, K] of all test rows, splits in order; None if there are none.
+
+        Of this result alone: what other evaluations left in the folder, or put in the place of these, is passed over.
+        """
+        ours = self._digests.get((method, task), {})
         cells = sorted(Store(self.out).cells(method, task), key=lambda cell: cell.key)
-        cells = [cell for cell in cells if cell.meta["status"] == "ok"]
+        cells = [cell for cell in cells if cell.meta["status"] == "ok" and ours.get(cell.key) == _digests_in(cell.meta)]
         if not cells:
             return None
         return np.concatenate([cell.y for cell in cells]), np.concatenate([cell.p for cell in cells])
+
+
+def _digests_in(held: Mapping[str, Any]) -> tuple[str, str]:
+    """Of the method and of the data, from a row or a cell's notes; empty in those of versions that had none."""
+    return held.get("method_digest", ""), held.get("data_digest", "")
 
 
 def load_result(folder: str | Path) -> EvalResult:

@@ -39,7 +39,7 @@ def prefetch(
     Raises:
       ConfigError: the folder holds another suite.
     """
-    require("pyarrow", "eval", "writing a snapshot")
+    pyarrow = require("pyarrow", "eval", "writing a snapshot")
     pandas = require("pandas", "eval", "writing a snapshot")
     suite = load_suite(suite, openml_cache)
     out = Path(out)
@@ -62,7 +62,7 @@ def prefetch(
     for task in suite.ids:
         if task not in manifest["tasks"]:
             try:
-                manifest["tasks"][task] = _write(suite.load(task), out, f"{len(manifest['tasks']):04d}", pandas)
+                manifest["tasks"][task] = _write(suite.load(task), out, _free_stem(manifest["tasks"]), pandas, pyarrow)
             except PrioraxError as error:
                 manifest["missing"][task] = str(error)
         if log:
@@ -128,14 +128,25 @@ class SnapshotSuite(Suite):
         )
 
 
-def _write(data: DataSet, out: Path, stem: str, pandas: Any) -> dict[str, Any]:
+def _free_stem(tasks: dict[str, Any]) -> str:
+    """A file name that no task uses. Counting tasks would not do: entries of damaged files are deleted."""
+    return f"{1 + max((int(Path(held['table']).stem) for held in tasks.values()), default=-1):04d}"
+
+
+def _write(data: DataSet, out: Path, stem: str, pandas: Any, pyarrow: Any) -> dict[str, Any]:
     frame = data.X if hasattr(data.X, "iloc") else pandas.DataFrame(data.X)
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     for name in frame.columns[frame.isna().all()]:  # an all-missing object column has no Parquet type
         frame = frame.assign(**{name: np.full(len(frame), np.nan)})
     table, splits = f"{stem}.parquet", f"{stem}.npz"
     with replacing(out / table) as temporary:
-        frame.to_parquet(temporary, index=False, compression="zstd")
+        try:
+            frame.to_parquet(temporary, index=False, compression="zstd")
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+            wrong = " ".join(str(error).split())[:300]
+            raise DataError(
+                f"{data.name} cannot be written as Parquet ({wrong}). Give every column cells of one kind, for example text"
+            ) from None
     arrays: dict[str, np.ndarray] = {"y": data.y}
     for split in data.splits or ():
         arrays[f"train_{split.repeat:03d}_{split.fold:03d}"] = split.train

@@ -40,7 +40,7 @@ def leaderboard(result: EvalResult, metric: str = "roc_auc", seed: int = 0) -> l
     measured = np.concatenate([result.seconds(), result.memory()[..., None]], axis=2)
     errors = error_of(metric, table[:, shared])
     extra = _bencheval(result, errors, shared)
-    ranks = mean_ranks(errors)
+    mean_rank = mean_ranks(errors)
     rows = []
     for i, method in enumerate(result.methods):
         wins, ties, losses = wins_ties_losses(errors, i)
@@ -57,7 +57,7 @@ def leaderboard(result: EvalResult, metric: str = "roc_auc", seed: int = 0) -> l
                 "mean": float(table[i, shared].mean()) if shared.any() else float("nan"),
                 "ci_low": low,
                 "ci_high": high,
-                "mean_rank": float(ranks[i]),
+                "mean_rank": float(mean_rank[i]),
                 "wins": wins,
                 "ties": ties,
                 "losses": losses,
@@ -74,7 +74,18 @@ def mean_ranks(errors: np.ndarray) -> np.ndarray:
     """errors f64[methods, data sets], lower is better -> mean rank f64[methods], 1 is best, ties share."""
     if not errors.shape[1]:
         return np.full(len(errors), np.nan)
-    return rankdata(np.round(errors / TIE) * TIE, axis=0).mean(1)
+    return ranks(errors).mean(1)
+
+
+def ranks(errors: np.ndarray) -> np.ndarray:
+    """errors f64[methods, data sets], lower is better -> the rank of every method on every data set, ties share."""
+    return rankdata(rounded(errors), axis=0)
+
+
+def rounded(errors: np.ndarray) -> np.ndarray:
+    """Errors that differ by rounding alone made equal. Whatever compares methods by order starts from these, so that a
+    tie is one in ranks, Elo, tests and figures alike."""
+    return np.round(errors / TIE) * TIE
 
 
 def wins_ties_losses(errors: np.ndarray, i: int) -> tuple[int, int, int]:
@@ -130,6 +141,7 @@ def _bencheval(result: EvalResult, errors: np.ndarray, shared: np.ndarray) -> di
     import pandas
     from bencheval.evaluator import BenchmarkEvaluator
 
+    errors = rounded(errors)
     tasks = [task for task, used in zip(result.tasks, shared, strict=True) if used]
     seconds = np.nan_to_num(result.seconds()[:, shared])
     frame = pandas.DataFrame(

@@ -13,6 +13,7 @@ import numpy as np
 from ..configs.errors import ConfigError, DataError, MissingError, require
 from ..configs.eval import SuiteConfig
 from ..configs.load import load_preset, preset_names
+from ..models.tables import read_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,14 +211,19 @@ def load_file(spec: str) -> DataSet:
             require("pyarrow", "eval", f"reading {file.name}")
             frame = pandas.read_parquet(file)
         else:
-            frame = pandas.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
+            # By default pandas reads in pieces, and a column of codes that are not all numbers comes out mixed.
+            frame = pandas.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",", low_memory=False)
     except (ValueError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     told, target = (target, target) if target else (f"{frame.columns[-1]} (last column)", str(frame.columns[-1]))
     if target not in frame.columns:
         raise DataError(f'column "{target}" is not in {file}. Columns: {", ".join(map(str, frame.columns[:30]))}.')
     X = frame.drop(columns=[target])
-    categorical = [not pandas.api.types.is_numeric_dtype(X[name]) for name in X.columns]
+    try:
+        # As the encoder reads them: text, truth values and category dtypes, but neither dates nor decimal numbers.
+        categorical = [c.levels is not None or c.values.dtype.kind in "bO" for c in read_table(X)]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: {error}") from None
     data = make_data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
     return dataclasses.replace(data, target=told)
 

@@ -19,6 +19,8 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 
+from .folds import copy_keys, drawn_again
+
 TRANSFORMS = ("none", "quantile", "power")
 _EM_STEPS, _EM_TOLERANCE = 300, 1e-5
 
@@ -57,22 +59,23 @@ class Limits:
 
 def plan_members(
     n_estimators: int,
+    x: np.ndarray,
     y: np.ndarray,
-    n_columns: int,
     limits: Limits,
     rng: np.random.RandomState,
     transforms: tuple[str, ...] = ("none",),
     encodings: tuple[str, ...] = ("codes",),
 ) -> tuple[list[Member], list[str]]:
-    """Draws the members for a context of n rows with class codes y i64[n] in 0 .. K-1.
+    """Draws the members for a context of n encoded rows x f32[n, F] with class codes y i64[n] in 0 .. K-1.
 
     The first member sees columns and classes in their own order, so one estimator without limits exceeded is the plain
-    network. A larger ensemble begins with the members of a smaller one.
+    network. A larger ensemble begins with the members of a smaller one. Where members see some of the rows, which ones
+    depends on what the rows hold, not on their order.
 
     Returns:
       The members (at least ``n_estimators``), and a sentence for every limit that was exceeded.
     """
-    n_classes = int(y.max()) + 1
+    n_classes, n_columns = int(y.max()) + 1, x.shape[1]
     notes = []
     members = n_estimators
     if n_columns > limits.columns:
@@ -102,10 +105,11 @@ def plan_members(
     # Members that cover columns or classes together have the same encoding, so that every column and class meets it.
     # With few such groups not every encoding has its turn.
     together = max(groups, math.ceil(n_columns / limits.columns))
+    keys = copy_keys(x, y, draw("keys", 0)) if len(y) > limits.rows else None
     return [
         Member(
             columns=columns[m],
-            rows=_context_rows(y, symbol, limits.rows, draw("rows", m)),
+            rows=np.arange(len(y)) if keys is None else _context_rows(y, symbol, limits.rows, drawn_again(keys, draw("rows", m))),
             symbol=symbol,
             own=own,
             n_symbols=int(symbol.max()) + 1,
@@ -124,7 +128,7 @@ def _turn(group: int, encodings: int) -> int:
 class _Draw:
     """Generators by purpose and number, so that a larger ensemble begins with the members of a smaller one."""
 
-    _PURPOSES = ("classes", "codes", "columns", "rows")
+    _PURPOSES = ("classes", "codes", "columns", "rows", "keys")
 
     def __init__(self, rng: np.random.RandomState) -> None:
         self._base = int(rng.randint(2**31))
@@ -157,15 +161,16 @@ def combine(members: list[Member], probabilities: list[np.ndarray]) -> np.ndarra
     return p / p.sum(1, keepdims=True)
 
 
-def _context_rows(y: np.ndarray, symbol: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
+def _context_rows(y: np.ndarray, symbol: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """Rows a member sees. With more classes than rows it is the member's symbols that must all be there."""
-    if len(y) <= size:
-        return np.arange(len(y))
-    return stratified_rows(y if len(symbol) <= size else symbol[y], size, rng)
+    return stratified_rows(y if len(symbol) <= size else symbol[y], size, keys)
 
 
-def stratified_rows(y: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
-    """Sorted row numbers i64[size], classes in their proportions, at least one row of every class if there is room."""
+def stratified_rows(y: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """Sorted row numbers i64[size], classes in their proportions, at least one row of every class if there is room.
+
+    Of every class those of the smallest keys u64[n] (`folds.copy_keys`).
+    """
     classes, counts = np.unique(y, return_counts=True)
     share = counts * (size / counts.sum())
     take = np.minimum(np.maximum(np.floor(share).astype(int), 1 if size >= len(classes) else 0), counts)
@@ -176,8 +181,9 @@ def stratified_rows(y: np.ndarray, size: int, rng: np.random.RandomState) -> np.
         for k in order:
             if take.sum() < size and take[k] < counts[k]:
                 take[k] += 1
-    rows = [rng.permutation(np.flatnonzero(y == c))[:t] for c, t in zip(classes, take, strict=True)]
-    return np.sort(np.concatenate(rows))
+    order = np.lexsort([keys, y])
+    starts = np.cumsum(counts) - counts
+    return np.sort(np.concatenate([order[start : start + t] for start, t in zip(starts, take, strict=True)]))
 
 
 class ValueTransform:

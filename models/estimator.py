@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,8 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> PFNClassifier:
         """Stores the training rows, plans the members and fits what they see beside the table; the network runs later.
 
+        An estimator that was fitted before and refuses new rows stays as it was.
+
         Parameters
         ----------
         X : table of shape (n_samples, n_features)
@@ -139,53 +142,54 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         -------
         self
         """
-        self._check_parameters()
-        columns = read_table(X)
-        validate_data(self, X, reset=True, skip_check_array=True)
-        n = len(columns[0].values) if columns else np.shape(X)[0]
-        for count, what in ((n, "sample"), (len(columns), "feature")):
-            if count < 1:
-                raise ValueError(
-                    f"Found array with 0 {what}(s) (shape=({n}, {len(columns)})) while a minimum of 1 is required."
-                )
-        codes = self._fit_target(y, n, columns)
-        self._encoder = TableEncoder(self.categorical_features)
-        self._x = self._encoder.fit_transform(columns)
-        self._y = codes
-        engine = get_engine(self.weights)
-        self.weights_hash_ = engine.sha256
-        limits = Limits(
-            rows=engine.cfg.max_rows if self.max_context is None else self.max_context,
-            columns=engine.cfg.max_columns if self.max_columns is None else self.max_columns,
-            classes=engine.cfg.max_classes,
-        )
-        if n > limits.rows < min(len(self.classes_), limits.classes):
-            raise ValueError(f"max_context is {limits.rows}, fewer rows than the {len(self.classes_)} classes of y")
-        rng = check_random_state(self.random_state)
-        transforms = tuple(self.numeric_transforms)
-        self.members_, notes = plan_members(
-            self.n_estimators, codes, self._x.shape[1], limits, rng, transforms, tuple(self.category_encodings)
-        )
-        for note in notes:
-            warnings.warn(note, LimitWarning, stacklevel=2)
-        self._transforms = {
-            kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
-        }
-        fold_seed = int(rng.randint(2**31))
-        self._levels = {kind: LevelEncoding(kind, fold_seed) for kind in {m.encoding for m in self.members_}}
-        self._coded = {
-            kind: levels.fit_transform(self._x, codes, self._encoder.cardinality_) for kind, levels in self._levels.items()
-        }
-        self._ridge = RidgeScores(tuple(self.ridge_scores), int(rng.randint(2**31)))
-        shown = np.unique(np.concatenate([m.rows for m in self.members_]))
-        self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_, shown)
-        self._stack = None
-        if self._ridge.kinds_ and self.stack_weight:
-            draw = np.random.RandomState(int(rng.randint(2**31)))
-            self._stack = ScoreStack().fit(self._scores[shown], self._x[shown], codes[shown], draw)
-        if len(self.classes_) > 1:
-            check_memory(engine.cfg, *self._context_size())
-        self._live = _Live()
+        with _unchanged_by_failure(self):
+            self._check_parameters()
+            columns = read_table(X)
+            validate_data(self, X, reset=True, skip_check_array=True)
+            n = len(columns[0].values) if columns else np.shape(X)[0]
+            for count, what in ((n, "sample"), (len(columns), "feature")):
+                if count < 1:
+                    raise ValueError(
+                        f"Found array with 0 {what}(s) (shape=({n}, {len(columns)})) while a minimum of 1 is required."
+                    )
+            codes = self._fit_target(y, n, columns)
+            self._encoder = TableEncoder(self.categorical_features)
+            self._x = self._encoder.fit_transform(columns)
+            self._y = codes
+            engine = get_engine(self.weights)
+            self.weights_hash_ = engine.sha256
+            limits = Limits(
+                rows=engine.cfg.max_rows if self.max_context is None else self.max_context,
+                columns=engine.cfg.max_columns if self.max_columns is None else self.max_columns,
+                classes=engine.cfg.max_classes,
+            )
+            if n > limits.rows < min(len(self.classes_), limits.classes):
+                raise ValueError(f"max_context is {limits.rows}, fewer rows than the {len(self.classes_)} classes of y")
+            rng = check_random_state(self.random_state)
+            transforms = tuple(self.numeric_transforms)
+            self.members_, notes = plan_members(
+                self.n_estimators, self._x, codes, limits, rng, transforms, tuple(self.category_encodings)
+            )
+            for note in notes:
+                warnings.warn(note, LimitWarning, stacklevel=2)
+            self._transforms = {
+                kind: ValueTransform(kind).fit(self._x, self._encoder.categorical_) for kind in set(transforms)
+            }
+            fold_seed = int(rng.randint(2**31))
+            self._levels = {kind: LevelEncoding(kind, fold_seed) for kind in {m.encoding for m in self.members_}}
+            self._coded = {
+                kind: levels.fit_transform(self._x, codes, self._encoder.cardinality_) for kind, levels in self._levels.items()
+            }
+            self._ridge = RidgeScores(tuple(self.ridge_scores), int(rng.randint(2**31)))
+            shown = np.unique(np.concatenate([m.rows for m in self.members_]))
+            self._scores = self._ridge.fit_transform(self._x, codes, self._encoder.cardinality_, shown)
+            self._stack = None
+            if self._ridge.kinds_ and self.stack_weight:
+                draw = np.random.RandomState(int(rng.randint(2**31)))
+                self._stack = ScoreStack().fit(self._scores[shown], self._x[shown], codes[shown], draw)
+            if len(self.classes_) > 1:
+                check_memory(engine.cfg, *self._context_size())
+            self._live = _Live()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -386,6 +390,19 @@ def _check_labels(y: np.ndarray) -> None:
             f"y mixes {' and '.join(kinds)}: labels must be strings or numbers throughout. Turn all of them into text "
             "with numpy.asarray(y).astype(str)."
         )
+
+
+@contextlib.contextmanager
+def _unchanged_by_failure(estimator: PFNClassifier) -> Iterator[None]:
+    """Gives an estimator its attributes back when the block ends with an error: never the classes of one table with the
+    rows of another."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:  # an interrupt too
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 class _Live:

@@ -53,9 +53,10 @@ def attention(model: PFNClassifier, X: Any) -> ColumnAttention:
     section 3; the mean over heads, residual connections as half of every layer) to what is read of a row after the
     blocks: the target token and the mean of the column tokens. A token holds three columns; its share is dealt out to them in proportion
     to the norms of their embedding weights, and that of a ridge score to all columns: of the linear one in proportion to what
-    they added to or took from it, of the kernel's to how steeply it changes along them. Members of the ensemble are averaged.
+    they added to or took from it, of the others to how steeply they change along them. Members of the ensemble are averaged.
 
-    Attention says where the network looked, not what changed its mind; compare with `permutation`.
+    Attention says where the network looked, not what changed its mind, and nothing of the regression on ridge scores that answers
+    beside it (``stack_weight``); compare with `permutation`.
 
     Args:
       model: fitted.

@@ -19,6 +19,33 @@ def row_keys(x: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     return key
 
 
+def copy_keys(x: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """u64[n], `row_keys` of rows with their classes, where rows that hold the same have different keys too.
+
+    Without that, a draw of the smallest keys would take all copies of one row and none of another. Which of the copies
+    gets which key depends on their order, but they are interchangeable.
+    """
+    keys = row_keys(np.column_stack([x, y]), rng)
+    order = np.argsort(keys, kind="stable")
+    ranks = np.arange(len(keys))
+    first = np.r_[True, keys[order][1:] != keys[order][:-1]]
+    copy = np.empty(len(keys), np.uint64)
+    copy[order] = ranks - np.maximum.accumulate(np.where(first, ranks, 0))
+    return _mixed(_mixed(keys) + copy)
+
+
+def drawn_again(keys: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """u64[n], other keys for the same rows: another draw."""
+    return _mixed(keys ^ np.uint64(rng.randint(2**31) * 2**32 + rng.randint(2**31)))
+
+
+def _mixed(keys: np.ndarray) -> np.ndarray:
+    """A one-to-one map of u64 that leaves no order (the last steps of SplitMix64; Steele, Lea and Flood 2014)."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
 def spread_over_folds(keys: np.ndarray, y: np.ndarray, folds: int) -> np.ndarray:
     """i64[n], folds 0 .. folds - 1: the rows of every class, in the order of their keys, dealt out evenly.
 

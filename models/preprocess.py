@@ -85,7 +85,7 @@ class TableEncoder:
         self._plans: list[_Plan] = []
         self.dropped_: list[str] = []
         for j, column in enumerate(columns):
-            plans = [p for p in _plan(j, column, bool(declared[j]), from_dtype) if _varies(p.encode(column.values))]
+            plans = [p for p in _plan(j, column, bool(declared[j]), from_dtype) if _varies(p.encode(column))]
             self._plans += plans
             if not plans:
                 self.dropped_.append(column.name)
@@ -100,7 +100,7 @@ class TableEncoder:
             return np.zeros((n, 1), dtype=np.float32)
         out = np.empty((n, len(self._plans)), dtype=np.float32)
         for k, plan in enumerate(self._plans):
-            out[:, k] = plan.encode(columns[plan.source].values)
+            out[:, k] = plan.encode(columns[plan.source])
         return out
 
 
@@ -115,10 +115,12 @@ class _Plan:
     scale: float = 1.0
     levels: dict[Any, int] | None = None
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
+    def encode(self, column: Column) -> np.ndarray:
         """f64[n], NaN = missing."""
+        values = column.values
         if self.kind == "category":
-            return self._codes(values)
+            _refuse_infinities(self.name, values)
+            return self._codes(column.cells)
         number = _numbers(self.name, values) if self.kind == "number" else _date_part(self.name, values, self.kind)
         with np.errstate(over="ignore", invalid="ignore"):
             z = (number - self.center) / self.scale
@@ -126,7 +128,6 @@ class _Plan:
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
         levels = self.levels or {}
-        _refuse_infinities(self.name, values)
         codes = np.fromiter((levels.get(_key(v), np.nan) for v in values.tolist()), dtype=np.float64, count=len(values))
         if len(codes) and np.isnan(codes).all() and any(_key(v) is not None for v in values.tolist()):
             warnings.warn(
@@ -146,7 +147,7 @@ def _plan(j: int, column: Column, declared: bool, from_dtype: bool) -> list[_Pla
     if column.levels is not None:  # a category dtype of numbers that the caller does not want as categories
         return [_number(j, name, values)]
     if declared or kind in "bO":
-        present = {key for key in map(_key, values.tolist()) if key is not None}
+        present = {key for key in map(_key, column.cells.tolist()) if key is not None}
         if kind == "O" and len(present) > TEXT_LEVELS and len(present) > 0.5 * len(values):
             warnings.warn(
                 f"column {name!r} holds {len(present)} different texts in {len(values)} rows and is used as a "
@@ -162,7 +163,8 @@ def _plan(j: int, column: Column, declared: bool, from_dtype: bool) -> list[_Pla
 
 
 def _category(j: int, name: str, keys: list[Any]) -> _Plan:
-    return _Plan(j, name, "category", levels={key: code for code, key in enumerate(keys)})
+    # Declared levels may share a key (different objects with the same text): one level then, its codes without a gap.
+    return _Plan(j, name, "category", levels={key: code for code, key in enumerate(dict.fromkeys(keys))})
 
 
 def _number(j: int, name: str, values: np.ndarray) -> _Plan:
@@ -238,9 +240,11 @@ def _varies(encoded: np.ndarray) -> bool:
 
 
 def _key(value: Any) -> Any:
-    """What categories are compared by: numbers and truth values as floats, the rest as text; None = missing."""
+    """What categories are compared by: numbers and truth values by value, the rest as text; None = missing."""
     if value is None:
         return None
+    if isinstance(value, (int, np.integer)):  # equal to the float of the same value, and exact beyond 2^53
+        return int(value)
     if _is_number(value):
         number = float(value)
         return None if number != number else number

@@ -1,9 +1,9 @@
-"""Scores of three ridge regressions as columns of the table.
+"""Scores of four ridge regressions as columns of the table.
 
 A small network reads tables in which every column adds a little to the class (sports results, questionnaires, boards
 of a game) far worse than a linear model does: it would have to weigh dozens of faint effects and add them exactly. And
-it finds rules among noise columns worse than a kernel machine that stretches the columns it depends on, and what two columns
-of many levels say together hardly ever. All three have closed forms, so their scores of a row become columns beside those of
+it finds rules among noise columns worse than a kernel machine that stretches the columns it depends on, thresholds worse than
+one that counts city blocks, and what two columns of many levels say together hardly ever. All four have closed forms, so their scores of a row become columns beside those of
 the user, one per class the network tells apart and regression.
 The network decides what to make of them, in context, as with any column.
 

@@ -19,6 +19,8 @@ import numpy as np
 import scipy.sparse
 
 _LARGEST = int(sys.float_info.max)
+_WHOLE = 2.0**53
+"""From here on two whole numbers may be the same double."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +31,19 @@ class Column:
       name: the column's name, or its position as text.
       values: 1-D array of n values: f64 (NaN = missing), bool, datetime64, timedelta64 or object (missing = None).
       levels: the declared categories, in order, of a dataframe column with a category dtype; else None.
+      exact: object array of the cells (missing = None) where ``values`` are doubles and some are too large for doubles
+        to tell whole numbers apart; else None.
     """
 
     name: str
     values: np.ndarray
     levels: tuple[Any, ...] | None = None
+    exact: np.ndarray | None = None
+
+    @property
+    def cells(self) -> np.ndarray:
+        """What categories are told apart by."""
+        return self.values if self.exact is None else self.exact
 
 
 def read_table(X: Any) -> list[Column]:
@@ -132,11 +142,13 @@ def _pandas_column(name: str, series: Any) -> Column:
     if kind == "c":
         raise ValueError(f"Complex data not supported\n{series}\n")
     if kind in "iuf":
-        return Column(name, series.to_numpy(dtype=np.float64, na_value=np.nan))
+        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        return Column(name, values, exact=None if kind == "f" else _exact(values, series))
     if kind == "b" and not series.isna().any():
         return Column(name, series.to_numpy(dtype=bool))
     if kind == "M":
-        naive = series.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(dtype, "tz", None) is not None else series
+        zone = getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)
+        naive = series.dt.tz_convert("UTC").dt.tz_localize(None) if zone is not None else series
         # By way of pandas' own dtype: those of pyarrow hold None, which NumPy cannot make a date of.
         return Column(name, naive.astype("datetime64[us]").to_numpy())
     if kind == "m":
@@ -149,7 +161,8 @@ def _pandas_column(name: str, series: Any) -> Column:
 def _polars_column(series: Any) -> Column:
     dtype = type(series.dtype).__name__ if not isinstance(series.dtype, type) else series.dtype.__name__
     if series.dtype.is_numeric():
-        return Column(series.name, series.cast(float).to_numpy().astype(np.float64))
+        values = series.cast(float).to_numpy().astype(np.float64)
+        return Column(series.name, values, exact=_exact(values, series.to_list()) if series.dtype.is_integer() else None)
     if dtype in ("Date", "Datetime"):
         return Column(series.name, series.to_numpy().astype("datetime64[us]"))
     if dtype == "Duration":
@@ -168,7 +181,8 @@ def _array_column(name: str, values: np.ndarray) -> Column:
     if kind == "b":
         return Column(name, np.asarray(values, dtype=bool))
     if kind in "iuf":
-        return Column(name, values.astype(np.float64))
+        doubles = values.astype(np.float64)
+        return Column(name, doubles, exact=None if kind == "f" else _exact(doubles, values))
     if kind == "M":
         return Column(name, values.astype("datetime64[us]"))
     if kind == "m":
@@ -179,7 +193,17 @@ def _array_column(name: str, values: np.ndarray) -> Column:
         values = values.astype(object)
     if values.dtype.kind != "O":
         raise TypeError(f"X column {name!r} has dtype {values.dtype}, which cannot be read as numbers, text or dates")
-    return Column(name, _narrow(name, values))
+    narrow = _narrow(name, values)
+    return Column(name, narrow, exact=_exact(narrow, values) if narrow.dtype.kind == "f" else None)
+
+
+def _exact(values: np.ndarray, cells: Any) -> np.ndarray | None:
+    """See `Column.exact`; values f64[n] made of the n cells."""
+    if not (np.abs(values) >= _WHOLE).any():
+        return None
+    held = np.array(cells, dtype=object)
+    held[np.isnan(values)] = None
+    return held
 
 
 def _narrow(name: str, values: np.ndarray) -> np.ndarray:

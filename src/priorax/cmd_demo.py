@@ -18,7 +18,7 @@ COMPILING = 3.0
 trains takes up to twice as long."""
 BASELINES = ("logistic_regression", "knn", "random_forest")
 ALONE = "network_alone"
-"""The same weights without ridge scores: what pretraining taught, apart from what two regressions on the table add."""
+"""The same weights without ridge scores: what pretraining taught, apart from what regressions on the table add."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

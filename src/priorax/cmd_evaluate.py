@@ -250,6 +250,7 @@ def _why(result: Any, metric: str) -> str:
 
 def _compared(compared: dict[str, Any]) -> list[str]:
     """Lines on what changed since an earlier evaluation."""
+    from priorax.eval.changes import compared_on
     from priorax.eval.statistics import interval_text
 
     lines = ["against the earlier evaluation (positive: better now; 95 % paired bootstrap interval over data sets)"]
@@ -264,4 +265,4 @@ def _compared(compared: dict[str, Any]) -> list[str]:
             f"({interval_text(row['ci_low'], row['ci_high'], count)}), better on {row['better']}, equal on "
             f"{row['equal']}, worse on {row['worse']} of {row['data_sets']}"
         )
-    return lines
+    return lines + [f"  {sentence}" for sentence in compared_on(compared)]

@@ -51,6 +51,15 @@ def test_baseline(name, table):
     np.testing.assert_array_equal(one.predict_proba(X[:2]), [[1], [1]])
 
 
+@pytest.mark.parametrize("name", [name for name in BASELINES if name not in ("tabicl", "tabpfn", "knn")])
+def test_class_frequencies_where_no_column_varies(name):
+    if name in OPTIONAL and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    y = np.array([0] * 6 + [1] * 14)
+    model = Baseline(name, params=FEWER.get(name)).fit(np.full((20, 2), 3.0), y)
+    np.testing.assert_allclose(model.predict_proba(np.ones((2, 2))), [[0.3, 0.7]] * 2, atol=0.02)
+
+
 def test_nothing_of_the_test_rows_is_used(table):
     X, y = table
     model = Baseline("logistic_regression").fit(X[:160], y[:160])

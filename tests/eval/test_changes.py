@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from priorax.configs.errors import DataError, MissingError
 from priorax.configs.eval import Protocol
-from priorax.eval import changes, evaluate, evaluation_report, load_result
+from priorax.eval import changes, evaluate, evaluation_report, load_result, load_suite
+from priorax.eval.changes import compared_on
 
 FEW = Protocol("few", folds=2)
 
@@ -57,6 +60,41 @@ def test_what_cannot_be_compared(two, tmp_path):
     (tmp_path / "evaluation.json").write_text((old.out / "evaluation.json").read_text())
     with pytest.raises(DataError, match="did not finish"):
         load_result(tmp_path)
+
+
+class Shifted:
+    """The bundled suite with other rows under the names of some data sets."""
+
+    def __init__(self, *names):
+        self.suite, self.names = load_suite("bundled"), names
+        self.load, self.suite.load = self.suite.load, self.shifted
+
+    def shifted(self, task):
+        data = self.load(task)
+        return dataclasses.replace(data, X=data.X + 1) if task in self.names else data
+
+
+def test_other_rows_under_the_same_name_are_not_compared(two, tmp_path):
+    _new, old = two
+    run = lambda *names: evaluate(Shifted(*names).suite, "knn", FEW, tasks=["iris", "wine"])
+    same = changes(run(), old)
+    assert same["other_data"] == same["unchecked"] == []
+    part = changes(run("wine"), old)
+    assert part["other_data"] == ["wine"] and {row["data"] for row in part["sets"]} == {"iris"}
+    assert all(row["data_sets"] == 1 for row in part["methods"])
+    with pytest.raises(DataError, match="other rows or splits of wine, iris"):
+        changes(run("wine", "iris"), old)
+    text = evaluation_report(run(), tmp_path / "r.html", compared=part).read_text()
+    assert "Left out, since their rows or splits are not what they were: wine." in text
+
+
+def test_what_kept_no_digests_is_named(two):
+    new, old = two
+    bare = [{k: v for k, v in row.items() if k != "data_digest"} for row in old.rows]
+    found = changes(new, dataclasses.replace(old, rows=bare))
+    assert found["unchecked"] == ["wine", "iris"] and found["methods"] == changes(new, old)["methods"]
+    assert "Not known to be the same" in compared_on(found)[0]
+    assert "set 11 and 8 more." in compared_on({"unchecked": [f"set {k}" for k in range(20)]})[0]
 
 
 def test_changes_in_the_report(two, tmp_path):

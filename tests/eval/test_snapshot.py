@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -56,6 +57,40 @@ def test_damage_is_noticed(files, tmp_path):
     (out / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="no manifest"):
         load_suite(out)
+
+
+def test_a_damaged_table_is_replaced_and_no_other(tmp_path):
+    out = tmp_path / "snap"
+    prefetch("bundled", out)
+    held = json.loads((out / "manifest.json").read_text())
+    damaged = min(held["tasks"], key=lambda task: held["tasks"][task]["table"])
+    file = out / held["tasks"][damaged]["table"]
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match="delete its entry"):
+        load_suite(out).load(damaged)
+    del held["tasks"][damaged]  # what the message says
+    (out / "manifest.json").write_text(json.dumps(held))
+    prefetch("bundled", out)
+    shapes = {data.id: data.X.shape for data in load_suite(out)}
+    assert shapes == {data.id: data.X.shape for data in load_suite("bundled")}
+
+
+def test_a_table_that_parquet_cannot_hold_is_listed_as_missing(tmp_path):
+    import pandas
+
+    suite = load_suite("bundled")
+    load = suite.load
+
+    def mixed(task):
+        data = load(task)
+        return dataclasses.replace(data, X=pandas.DataFrame(data.X).astype({0: object}).replace({0: {data.X[0, 0]: "?"}}))
+
+    suite.load = lambda task: mixed(task) if task == suite.ids[0] else load(task)
+    manifest = prefetch(suite, tmp_path)
+    assert set(manifest["tasks"]) == set(suite.ids[1:])
+    assert "cannot be written as Parquet" in manifest["missing"][suite.ids[0]]
+    assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.glob("*.parquet"))) == len(suite.ids) - 1
 
 
 def test_official_splits_survive(openml_cache, tmp_path):

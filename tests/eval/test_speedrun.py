@@ -39,6 +39,24 @@ def test_the_course_is_that_of_the_protocol(courses):
         prepare(suite, ["irises"])
 
 
+def test_a_data_set_with_an_infinity_is_left_out(courses):
+    suite = load_suite("bundled")
+    load = suite.load
+
+    def spoiled(task):
+        data = load(task)
+        if task != "wine":
+            return data
+        X = data.X.copy()
+        X[5, 2] = np.inf
+        return dataclasses.replace(data, X=X)
+
+    suite.load = spoiled
+    found, left_out = prepare(suite, ["wine", "iris"])
+    assert [course.id for course in found] == ["iris"]
+    assert left_out[0]["task"] == "wine" and "column 2 holds an infinity" in left_out[0]["reason"]
+
+
 def test_predictions_of_all_folds_are_scored_once_and_folds_are_shared_out(courses):
     rng = np.random.default_rng(0)
     told = {c.id: rng.dirichlet(np.ones(c.n_classes), len(c.y)) for c in courses}

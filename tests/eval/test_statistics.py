@@ -99,6 +99,30 @@ def test_elo_and_improvability():
     assert board[0]["elo"] > board[-1]["elo"] and 0 <= board[0]["improvability"] < board[-1]["improvability"] < 1
 
 
+def nearly_tied(gap):
+    """Two methods that differ by ``gap``, the second always better, and a third behind them."""
+    base = np.linspace(0.5, 0.9, 12)
+    return result([base, base + gap, base - 0.1], folds=1)
+
+
+def test_rounding_breaks_no_tie_in_elo():
+    if importlib.util.find_spec("bencheval") is None:
+        pytest.skip("bencheval is not installed (extra eval)")
+    elo = lambda r: {row["method"]: (row["elo"], row["mean_rank"]) for row in leaderboard(r)}
+    assert elo(nearly_tied(4e-16)) == elo(nearly_tied(0)) != elo(nearly_tied(1e-3))
+
+
+@pytest.mark.parametrize("figure", ["mean_rank", "critical_difference"])
+def test_rounding_breaks_no_tie_in_figures(figure):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    if figure == "critical_difference" and importlib.util.find_spec("scikit_posthocs") is None:
+        pytest.skip("scikit-posthocs is not installed (extra eval)")
+    from priorax.eval import plots
+
+    drawn = lambda gap: plots.figure_html(getattr(plots, figure)(nearly_tied(gap)), "ranks")
+    assert drawn(4e-16) == drawn(0) != drawn(1e-3)
+
+
 def test_elo_is_anchored_at_the_random_forest():
     if importlib.util.find_spec("bencheval") is None:
         pytest.skip("bencheval is not installed (extra eval)")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import decimal
+import warnings
+
 import numpy as np
 import pytest
 from priorax.configs.errors import ConfigError, DataError, MissingError
 from priorax.configs.eval import PROTOCOLS
 from priorax.configs.load import preset_names
+from priorax.eval.baselines import Baseline
 from priorax.eval.suites import load_file, load_suite
 
 SIZES = {
@@ -70,6 +74,46 @@ def test_own_files(tmp_path):
         load_file("nowhere.csv")
     (tmp_path / "mine.yaml").write_text(f"name: mine\nsource: files\ntasks: ['{tmp_path}/t.csv::kind']\n")
     assert len(list(load_suite(tmp_path / "mine.yaml"))) == 1
+
+
+def test_dates_and_decimals_of_files_are_no_categories(tmp_path):
+    pd = pytest.importorskip("pandas", reason="reading files needs pandas")
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    n, rng = 60, np.random.default_rng(0)
+    seconds = rng.permutation(n) * 86_400
+    frame = pd.DataFrame(
+        {
+            "when": pd.Timestamp("2020-01-01") + pd.to_timedelta(seconds, unit="s"),
+            "lasts": pd.to_timedelta(seconds, unit="s"),
+            "price": [decimal.Decimal(int(s)) / 7 for s in seconds],
+            "number": seconds * 1.0,
+            "text": rng.choice(["u", "v"], n),
+            "flag": rng.random(n) < 0.5,
+            "kind": pd.Categorical(rng.choice(list("abc"), n)),
+            "y": rng.integers(2, size=n),
+        }
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    data = load_file(str(tmp_path / "t.parquet"))
+    assert data.categorical.tolist() == [False] * 4 + [True] * 3
+    model = Baseline("majority", data.categorical).fit(data.X, data.y)  # every baseline gets this encoding
+    levels = dict(zip(model._encoder.names_, model._encoder.cardinality_.tolist(), strict=True))
+    assert levels["when:epoch"] == levels["lasts"] == levels["price"] == levels["number"] == 0
+    assert (levels["text"], levels["flag"], levels["kind"]) == (2, 2, 3)
+    frame.drop(columns="price").assign(odd=[[k, 0] for k in range(n)], y=frame["y"]).to_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(DataError, match="odd.parquet: X column 'odd', row 0"):
+        load_file(f"{tmp_path / 'odd.parquet'}::y")
+
+
+def test_codes_of_a_large_file_are_text_throughout(tmp_path):
+    pytest.importorskip("pandas", reason="reading files needs pandas")
+    n = 300_000  # more than pandas reads at once by default
+    path = tmp_path / "t.csv"
+    path.write_text("code,y\n" + "".join(f"{i % 5},{i % 2}\n" for i in range(n)) + "A,1\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_file(str(path))
+    assert set(data.X["code"]) == {"0", "1", "2", "3", "4", "A"}
 
 
 def test_not_a_cache(tmp_path):

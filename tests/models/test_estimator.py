@@ -12,11 +12,12 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from priorax.configs.errors import DataError, NumericalError
+from priorax.configs.errors import DataError, MissingError, NumericalError
 from priorax.models import PFNClassifier, inference
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -118,6 +119,37 @@ def test_a_messy_frame(tiny_weights):
         model.predict(test.rename(columns={"text": "colour"}))
     with pytest.raises(ValueError, match="7 features"):
         model.predict(test.to_numpy()[:, :3])
+
+
+@pytest.mark.parametrize("wrong", ["classes", "infinity", "weights", "warning"])
+def test_a_failed_refit_changes_nothing(wrong, table, tiny_weights):
+    X, y = table
+    model = PFNClassifier(n_estimators=1, weights=tiny_weights)
+    held = model.fit(X[:60], y[:60]).predict_proba(X[60:70])
+    other = np.column_stack([X, X])[:90]  # another width, other labels
+    labels, settings = np.arange(90) % 4, {}
+    if wrong == "infinity":
+        other[3, 3] = np.inf
+    elif wrong == "classes":
+        settings = {"max_context": 2}
+    elif wrong == "weights":
+        settings = {"weights": "nowhere.safetensors"}
+    else:
+        settings = {"max_context": 40}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a LimitWarning ends the fit late
+        with pytest.raises((ValueError, MissingError, inference.LimitWarning)):
+            model.set_params(**settings).fit(other, labels)
+    model.set_params(max_context=None, weights=tiny_weights)
+    np.testing.assert_array_equal(model.predict_proba(X[60:70]), held)
+    assert model.n_features_in_ == 5 and set(model.predict(X[60:])) <= set(y)
+    fresh = PFNClassifier(**{"weights": tiny_weights} | settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((ValueError, MissingError, inference.LimitWarning)):
+            fresh.fit(other, labels)
+    with pytest.raises(NotFittedError):
+        fresh.predict(other)
 
 
 def test_degenerate_tables(tiny_weights):
@@ -269,6 +301,7 @@ import socket, sys
 def refuse(*a, **k): raise RuntimeError("a socket was opened")
 socket.socket.connect = socket.socket.bind = socket.create_connection = refuse
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from priorax import PFNClassifier
 X, y = load_iris(return_X_y=True)
 model = PFNClassifier(1, weights={str(tiny_weights)!r}).fit(X[::3], y[::3])

@@ -25,7 +25,7 @@ def test_members_cover_everything_within_limits(data):
     n_columns = data.draw(st.integers(1, 40))
     limits = Limits(data.draw(st.integers(n_classes, 80)), data.draw(st.integers(1, 20)), data.draw(st.integers(2, 10)))
     wanted = data.draw(st.integers(1, 5))
-    members, notes = plan_members(wanted, y, n_columns, limits, np.random.RandomState(0), ("none", "power"))
+    members, notes = plan_members(wanted, rng.normal(size=(len(y), n_columns)), y, limits, np.random.RandomState(0), ("none", "power"))
     assert len(members) >= wanted
     exceeded = (n_columns > limits.columns) + (len(y) > limits.rows) + (n_classes > limits.classes)
     assert len(notes) == exceeded
@@ -50,7 +50,8 @@ def test_members_cover_everything_within_limits(data):
 def test_stratified_rows_keep_proportions(counts, size, seed):
     y = np.repeat(np.arange(len(counts)), counts)
     size = min(size, len(y))
-    rows = stratified_rows(y, size, np.random.RandomState(seed))
+    keys = np.random.default_rng(seed).integers(2**64, size=len(y), dtype=np.uint64)
+    rows = stratified_rows(y, size, keys)
     assert len(np.unique(rows)) == size == len(rows)
     got = np.bincount(y[rows], minlength=len(counts))
     share = np.array(counts) * size / len(y)
@@ -75,7 +76,7 @@ def test_codes_give_back_what_all_members_agree_on(seed, n_classes, alphabet):
     """If every member's answer is the true distribution summed over its symbols, the true distribution comes out."""
     rng = np.random.default_rng(seed)
     members, _ = plan_members(
-        2, np.arange(n_classes), 2, Limits(n_classes, 5, alphabet), np.random.RandomState(seed), ("none",)
+        2, np.zeros((n_classes, 2)), np.arange(n_classes), Limits(n_classes, 5, alphabet), np.random.RandomState(seed), ("none",)
     )
     truth = rng.dirichlet(np.full(n_classes, 0.7), size=3)
     said = [np.stack([truth[:, m.symbol == s].sum(1) for s in range(m.n_symbols)], axis=1) for m in members]
@@ -94,9 +95,9 @@ def test_members_that_share_nothing_are_averaged():
 
 
 def test_a_larger_ensemble_begins_with_the_smaller_one():
-    y = np.arange(60) % 13
+    x, y = np.random.default_rng(0).normal(size=(60, 7)), np.arange(60) % 13
     for limits in (Limits(100, 50, 20), Limits(40, 50, 20), Limits(100, 3, 20), Limits(100, 50, 10)):
-        few, many = (plan_members(n, y, 7, limits, np.random.RandomState(3))[0] for n in (3, 6))
+        few, many = (plan_members(n, x, y, limits, np.random.RandomState(3))[0] for n in (3, 6))
         for a, b in zip(few, many, strict=False):
             for name in ("columns", "rows", "symbol", "own"):
                 np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -104,9 +105,26 @@ def test_a_larger_ensemble_begins_with_the_smaller_one():
 
 def test_more_classes_than_context_rows():
     y = np.arange(300) % 60
-    members, _ = plan_members(1, y, 2, Limits(30, 10, 10), np.random.RandomState(0))
+    members, _ = plan_members(1, np.zeros((300, 2)), y, Limits(30, 10, 10), np.random.RandomState(0))
     for m in members:
         assert len(m.rows) == 30 and set(m.symbol[y[m.rows]]) == set(range(m.n_symbols))
+
+
+@pytest.mark.parametrize("distinct", [400, 6])
+def test_the_order_of_rows_does_not_decide_which_are_drawn(distinct):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(distinct, 3))[np.arange(400) % distinct].astype(np.float32)
+    y = rng.integers(0, 3, 400)
+    order = rng.permutation(400)
+    shown = lambda x, y: [
+        sorted(map(tuple, np.column_stack([x, y])[m.rows].tolist()))
+        for m in plan_members(4, x, y, Limits(120, 10, 10), np.random.RandomState(1))[0]
+    ]
+    members = shown(x, y)
+    assert members == shown(x[order], y[order])
+    assert distinct == 6 or len({str(rows) for rows in members}) == 4  # every member has its own
+    for rows in members:  # of rows that hold the same about as many as of others, not all of some
+        assert distinct == 400 or min(sum(row[0] == value for row in rows) for value in x[:6, 0].tolist()) > 8
 
 
 def test_buckets():
@@ -149,6 +167,22 @@ def test_more_columns_and_rows_than_the_limits(tiny_weights):
     assert "100 training rows, these weights take 60 as context" in text
     assert len(model.members_) == 3 and all(len(m.rows) == 60 for m in model.members_)
     assert np.isfinite(model.predict_proba(X[100:])).all()
+
+
+@pytest.mark.usefixtures("few_programs")
+def test_the_order_of_rows_changes_nothing_beyond_the_context(tiny_weights):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(230, 4))
+    X[:, 3] = rng.integers(0, 12, 230)  # target statistics too
+    y = (X[:, 0] + X[:, 1] > 0).astype(int)
+    order = rng.permutation(200)
+    model = PFNClassifier(n_estimators=2, max_context=60, categorical_features=[3], weights=tiny_weights)
+    answers = []
+    for rows in (np.arange(200), order):
+        with pytest.warns(LimitWarning, match="200 training rows"):
+            answers.append(model.fit(X[rows], y[rows]).predict_proba(X[200:]))
+    np.testing.assert_allclose(*answers, atol=1e-4)
+    assert set(model.members_[0].rows) != set(model.members_[1].rows)
 
 
 def test_limits_come_from_the_weights(random_weights):

@@ -173,7 +173,7 @@ def test_members_take_turns_and_agree_where_levels_are_few(frame, tiny_weights):
 def test_every_column_class_and_transform_meets_every_encoding(n_columns, n_classes, transforms):
     limits = Limits(rows=1000, columns=100, classes=10)
     members, _ = plan_members(
-        8, np.arange(60) % n_classes, n_columns, limits, np.random.RandomState(0), transforms, ("codes", "target")
+        8, np.zeros((60, n_columns), np.float32), np.arange(60) % n_classes, limits, np.random.RandomState(0), transforms, ("codes", "target")
     )
     assert members[0].encoding == "codes"
     for encoding in ("codes", "target"):

@@ -102,6 +102,14 @@ def test_arrow_dates_with_gaps_in_pandas(kind):
     assert np.isnan(want[1]).all() and not np.isnan(want[[0, 2, 3]]).any()
 
 
+def test_arrow_time_zones_in_pandas():
+    arrow = pytest.importorskip("pyarrow")
+    plain = pd.Series(pd.to_datetime(["2020-01-01 05:00", None, "2021-07-01 06:00"])).dt.tz_localize("Europe/Berlin")
+    want = TableEncoder().fit_transform(pd.DataFrame({"t": plain}))
+    zoned = plain.astype(pd.ArrowDtype(arrow.timestamp("us", tz="Europe/Berlin")))
+    np.testing.assert_array_equal(TableEncoder().fit_transform(pd.DataFrame({"t": zoned})), want)
+
+
 def test_lists_and_object_arrays():
     rows = [[1, "a", decimal.Decimal("0.5")], [2, "b", 1], [None, "a", 2]]
     want = TableEncoder().fit_transform(rows)
@@ -146,6 +154,62 @@ def test_categorical_features(spec, want):
     assert encoder.categorical_.tolist() == want
     if want[0]:
         np.testing.assert_array_equal(encoder.transform(table)[:, 0], [0, 1, 0])
+
+
+IDS = [2**60 + step for step in (0, 1, 300, 301, 1)]  # as doubles the first two are one, the next two another
+
+
+@pytest.mark.parametrize(
+    ("table", "spec"),
+    [
+        (pd.DataFrame({"a": pd.Series(IDS, dtype="category")}), "from_dtype"),
+        (pd.DataFrame({"a": IDS}), [0]),
+        (np.array(IDS)[:, None], [0]),
+        (np.array(IDS, np.uint64)[:, None], [0]),
+        ([[value] for value in IDS], [0]),
+    ],
+)
+def test_large_identifiers_stay_apart(table, spec):
+    encoder = TableEncoder(spec)
+    np.testing.assert_array_equal(encoder.fit_transform(table)[:, 0], [0, 1, 2, 3, 1])
+    assert encoder.cardinality_.tolist() == [4]
+
+
+@pytest.mark.parametrize("kind", ["Int64", "int64[pyarrow]", "object", "polars", "arrow"])
+def test_large_identifiers_with_gaps_stay_apart(kind):
+    held = [IDS[0], None, IDS[1], IDS[2]]
+    if kind == "polars":
+        table = pytest.importorskip("polars").DataFrame({"a": held})
+    elif kind == "arrow":
+        table = pytest.importorskip("pyarrow").table({"a": held})
+    else:
+        if "arrow" in kind:
+            pytest.importorskip("pyarrow")
+        table = pd.DataFrame({"a": pd.array(held, dtype=kind)})
+    encoder = TableEncoder([0])
+    np.testing.assert_array_equal(encoder.fit_transform(table)[:, 0], [0, np.nan, 1, 2])
+    assert TableEncoder(None).fit(table).cardinality_.tolist() == [0]  # undeclared they are numbers as ever
+
+
+def test_levels_are_compared_by_value():
+    encoder = TableEncoder([0]).fit(np.array([[1.0], [2.0], [1.5]]))
+    np.testing.assert_array_equal(encoder.transform(np.array([[1], [2]]))[:, 0], [0, 2])
+    encoder = TableEncoder().fit(pd.DataFrame({"a": pd.Series([1, 2], dtype="category")}))
+    np.testing.assert_array_equal(encoder.transform(pd.DataFrame({"a": [2.0, 1.0]}))[:, 0], [1, 0])
+    encoder = TableEncoder([0]).fit(np.array([[True], [False]]))
+    np.testing.assert_array_equal(encoder.transform(np.array([[1.0], [0.0]]))[:, 0], [1, 0])
+
+
+def test_levels_of_one_text_are_one_level():
+    class Named:
+        def __str__(self):
+            return "same"
+
+    kinds = pd.CategoricalDtype([Named(), Named(), "other"])
+    values = pd.Series(pd.Categorical.from_codes([0, 1, 2], dtype=kinds))
+    encoder = TableEncoder()
+    np.testing.assert_array_equal(encoder.fit_transform(pd.DataFrame({"a": values}))[:, 0], [0, 0, 1])
+    assert encoder.cardinality_.tolist() == [2]
 
 
 @pytest.mark.parametrize(

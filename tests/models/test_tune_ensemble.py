@@ -29,16 +29,19 @@ def tune(repository):
 @pytest.mark.parametrize("classes", [2, 12])
 def test_combined_logits_are_the_estimators_predictions(classes, tune, tiny_weights):
     rng = np.random.default_rng(0)
-    y = np.arange(60) % classes
-    X = np.exp(rng.normal(size=(60, 4)) + y[:, None])
-    train, test = slice(0, 48), slice(48, 60)
+    y = np.arange(84) % classes
+    X = np.exp(rng.normal(size=(84, 4)) + y[:, None])
+    train, test = slice(0, 72), slice(72, 84)
     options = {"n_estimators": 4, "weights": tiny_weights, "random_state": 3}
-    members, logits = tune.run_members(X[train], y[train], X[test], None, options, ("none", "power"))
-    found = tune.Logits(y[test], members, logits, len(members) // 4)
-    for setting in (tune.Setting(("none",), 1, 0.7), tune.Setting(("none", "power"), 3, 1.0), tune.Setting(("power",), 4, 0.9)):
+    members, logits, stack = tune.run_members(X[train], y[train], X[test], None, options, ("none", "power"))
+    found = tune.Logits(y[test], members, logits, len(members) // 4, stack)
+    assert stack.shape == (12, classes)
+    for setting in (
+        tune.Setting(("none",), 1, 0.7, 0.0), tune.Setting(("none", "power"), 3, 1.0, 0.4), tune.Setting(("power",), 4, 0.9, 1.0),
+    ):  # fmt: skip
         model = PFNClassifier(
             setting.n_estimators, numeric_transforms=setting.transforms, softmax_temperature=setting.temperature,
-            categorical_features=None, weights=tiny_weights, random_state=3,
+            stack_weight=setting.stack_weight, categorical_features=None, weights=tiny_weights, random_state=3,
         )  # fmt: skip
         expected = model.fit(X[train], y[train]).predict_proba(X[test])
         np.testing.assert_allclose(found.probabilities(setting), expected, atol=1e-4)
