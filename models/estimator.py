@@ -59,7 +59,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
     ridge_scores : tuple of {"linear", "kernel", "pairs", "blocks"}, default=("linear", "kernel", "pairs", "blocks")
         Regressions whose scores of the classes members see beside the columns (cross-fitted, from 50 training rows on:
         `priorax.models.ridge_scores`); () for none: the network alone.
-    stack_weight : float, default=0.3
+    stack_weight : float, default=0.25
         Share of the answer, in the logarithms of probabilities, that a logistic regression on the ridge scores has
         (`priorax.models.score_stack`); 0 to 1. With 0, or where there are no scores, the network answers.
     max_context : int or None, default=None

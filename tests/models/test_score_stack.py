@@ -102,7 +102,7 @@ def test_the_estimator_answers_with_both(classes, tiny_weights):
     scores = model._ridge.apply(model._encode(x[300:]))
     p, q = alone.predict_proba(x[300:]), model._stack.probabilities(scores)
     found = model.predict_proba(x[300:])
-    np.testing.assert_allclose(found, pool(p, q, 0.3), atol=1e-6)
+    np.testing.assert_allclose(found, pool(p, q, score_stack.WEIGHT), atol=1e-6)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x[300:]), found)
     # Tiny weights know little, so that what the scores say must help.
     assert log_loss(y[300:], found, labels=np.arange(classes)) < log_loss(y[300:], p, labels=np.arange(classes)) - 0.01
