@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from .folds import row_keys, stratified_part
 
 WEIGHT = 0.25
-"""Of the logistic regression in the pool; the network has the rest. Between what is best on held-out synthetic tasks (0.15) and on the development sets (0.4): docs/training.md."""
+"""Of the logistic regression in the pool; the network has the rest. Between what is best on held-out synthetic tasks, 0.15, and
+on the development sets, 0.4: docs/training.md."""
 MOST_ROWS = 2_000
 """Rows it is fitted to at most; a few dozen coefficients need no more."""
 _FLOOR = 1e-7  # of probabilities, so that neither side can veto a class
