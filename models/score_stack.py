@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -44,16 +44,20 @@ class ScoreStack:
         inputs = _inputs(scores[rows])
         spread = inputs.std(0)
         self._center, self._scale = inputs.mean(0), np.where(spread > 0, spread, 1.0)
-        self._regression = LogisticRegression(max_iter=_MOST_STEPS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # what more steps would add is far below what data can tell
-            self._regression.fit((inputs - self._center) / self._scale, y[rows])
+            found = LogisticRegression(max_iter=_MOST_STEPS).fit((inputs - self._center) / self._scale, y[rows])
+        self._classes, self._coefficients, self._intercept = found.classes_, found.coef_, found.intercept_
         return self
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """f64[q, K] for rows of scores f32[q, kinds, K]; a class without a row among those fitted to has 0."""
+        # Not by a product of matrices, whose sums may depend on how many rows there are: a row's answer is its own.
+        z = np.einsum("nj,kj->nk", (_inputs(scores) - self._center) / self._scale, self._coefficients) + self._intercept
+        if z.shape[1] == 1:  # of two classes there is one equation
+            z = np.concatenate([np.zeros_like(z), z], axis=1)
         out = np.zeros((len(scores), scores.shape[2]))
-        out[:, self._regression.classes_] = self._regression.predict_proba((_inputs(scores) - self._center) / self._scale)
+        out[:, self._classes] = softmax(z, axis=1)
         return out
 
 

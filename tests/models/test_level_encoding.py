@@ -156,9 +156,9 @@ def test_members_take_turns_and_agree_where_levels_are_few(frame, tiny_weights):
     X, y = frame
     make = lambda **options: PFNClassifier(weights=tiny_weights, n_estimators=2, **options)
     model = make().fit(X[:150], y[:150])
-    both = model._logits(model._encode(X[150:]))
+    both = model._logits(x := model._encode(X[150:]), model._ridge.apply(x))
     plain = make(category_encodings=("codes",)).fit(X[:150], y[:150])
-    apart = plain._logits(plain._encode(X[150:]))
+    apart = plain._logits(x := plain._encode(X[150:]), plain._ridge.apply(x))
     np.testing.assert_array_equal(both[0], apart[0])
     assert np.abs(both[1] - apart[1]).max() > 1e-3
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X[150:]), model.predict_proba(X[150:]))

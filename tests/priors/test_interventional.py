@@ -102,8 +102,8 @@ def test_interventional_refuses_vector_nodes_and_empty_requests():
 
 
 def test_causal_models_have_no_cause_beside_their_nodes():
-    """Grouped roots share the group of a row; of these 64 tasks some had one."""
-    scm = sample(load_prior("causal"), 3, range(0, 4096, 64), rows=64, columns=8, with_scm=True).scm
+    """Grouped roots share the group of a row. These are tasks of 64 cohorts, of which all of a kind share their roots."""
+    scm = sample(load_prior("causal"), 3, range(0, 512, 8), rows=64, columns=8, with_scm=True).scm
     root, count = np.asarray(scm.cohort.root), np.asarray(scm.cohort.n_roots)
     used = np.arange(root.shape[1]) < count[:, None]
     assert not (used & (root == ROOTS.index("grouped"))).any() and (used & (root == ROOTS.index("zipf"))).any()
