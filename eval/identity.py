@@ -67,20 +67,20 @@ def _column_digest(column: Any) -> bytes:
     import pandas
 
     dtype = column.dtype
-    levels = ""
-    if isinstance(dtype, pandas.CategoricalDtype):  # codes follow the declared order, which the values do not tell
-        levels = f"{dtype.ordered} {list(dtype.categories)!r}"
     text = pandas.api.types.is_string_dtype(dtype)  # object dtypes too
-    kind = "text" if text else "category" if levels else str(dtype)
-    if text and pandas.api.types.infer_dtype(column, skipna=True) not in ("string", "empty"):
+    kind = "text" if text else str(dtype)
+    if isinstance(dtype, pandas.CategoricalDtype):  # codes follow the declared order, and tell the levels 1 and "1" apart
+        kind = f"category {dtype.ordered} {list(dtype.categories)!r}"
+        values = column.cat.codes.to_numpy().tobytes()
+    elif text and pandas.api.types.infer_dtype(column, skipna=True) not in ("string", "empty"):
         # Cells of several kinds: pandas would hash their text and so mistake 1 for "1".
         values = _texts(column)
     else:
         try:
             values = pandas.util.hash_pandas_object(column, index=False).to_numpy().tobytes()
-        except (TypeError, ValueError, NotImplementedError):
+        except (TypeError, ValueError):  # pandas has no hash for nested pyarrow columns; nor for long doubles and lone surrogates
             values = _texts(column)
-    return hashlib.sha256(f"{kind} {levels} {len(column)} ".encode() + values).digest()
+    return hashlib.sha256(f"{kind} {len(column)} ".encode() + values).digest()
 
 
 def _texts(cells: Any) -> bytes:

@@ -132,3 +132,22 @@ def test_frames_of_any_cells_are_told_apart():
     assert digest(columns[2], name="d") != digests[2]
     text = pandas.Series(["u", "v", "u"])
     assert digest(text.astype(object)) == digest(text.astype("string"))  # text is text
+
+
+def test_levels_that_read_alike_are_told_apart():
+    pandas = pytest.importorskip("pandas", reason="columns with levels are pandas'")
+    kept, swapped = (pandas.Categorical(cells, categories=[1, "1"]) for cells in ([1, "1"], ["1", 1]))
+    found = {identity._column_digest(pandas.Series(cells)) for cells in (kept, swapped, kept.reorder_categories(["1", 1]))}
+    assert len(found) == 3
+
+
+def test_columns_that_pandas_cannot_hash_have_a_digest_too():
+    pandas = pytest.importorskip("pandas", reason="such columns are pandas'")
+    pyarrow = pytest.importorskip("pyarrow", reason="nested columns are pyarrow's")
+    nested = lambda *cells: pandas.Series(pandas.arrays.ArrowExtensionArray(pyarrow.array([*cells, None])))
+    with pytest.raises(TypeError):
+        pandas.util.hash_pandas_object(nested([1], [2]), index=False)
+    one, again, other = (identity._column_digest(nested(*cells)) for cells in (([1], [2]), ([1], [2]), ([2], [1])))
+    assert one == again != other
+    lone = [identity._column_digest(pandas.Series([cell, "b"], dtype=object)) for cell in ("\ud800", "\ud801")]
+    assert lone[0] != lone[1]
