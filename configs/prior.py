@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import ConfigError
 from .load import load_preset, load_yaml, nearest
 
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "3"
 
 
 class _Weights:

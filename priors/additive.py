@@ -36,20 +36,20 @@ def additive_columns(cohort: CohortPlan, plan: TaskPlan, stream: Stream) -> jax.
 
 
 def additive_scores(
-    sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream, reference: jax.Array, columns: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    sizes: Sizes, cohort: CohortPlan, plan: TaskPlan, stream: Stream, columns: jax.Array
+) -> jax.Array:
     """The sums behind the classes of a block, standardised by reference rows.
 
     Args:
       stream: the tasks' streams [L].
-      reference, columns: the observed table, f32[L, F, m] reference rows and f32[L, F, r] rows.
+      columns: the observed table, f32[L, F, m + r], reference rows first.
 
     Returns:
-      f32[L, K, m] and f32[L, K, r], K = sizes.classes sums with effects of their own, by the same columns.
+      f32[L, K, m + r], K = sizes.classes sums with effects of their own, by the same columns.
     """
     own = keys.sub(stream, Purpose.ADDITIVE)
     lanes, f, r = columns.shape
-    m, k = reference.shape[2], sizes.classes
+    m, k = sizes.reference_rows, sizes.classes
     reads = additive_columns(cohort, plan, stream)
     # From all effects of one size to a few large ones.
     decay = keys.between(_knobs(own)[:, 2:3], 0.0, 2.0)
@@ -58,9 +58,7 @@ def additive_scores(
 
     def add(c, totals):
         here = keys.sub(own, 16 + c)
-        both = jnp.concatenate(
-            [jax.lax.dynamic_index_in_dim(v, c, 1, keepdims=False) for v in (reference, columns)], axis=1
-        )
+        both = jax.lax.dynamic_index_in_dim(columns, c, 1, keepdims=False)
 
         def numbers(_):
             u = jax.vmap(lambda s: keys.uniform(s, (3,)))(here)[:, :, None]
@@ -79,9 +77,8 @@ def additive_scores(
         effect = jax.lax.cond(cohort.column[c] < len(NUMERIC_COLUMNS), numbers, levels, None)
         return totals + jax.lax.dynamic_index_in_dim(size, c, 1)[:, :, None] * effect
 
-    totals = jax.lax.fori_loop(0, jnp.max(plan.n_features), add, jnp.zeros((lanes, k, m + r), jnp.float32))
-    totals = jax.vmap(lambda v: _standard(v, m), in_axes=1, out_axes=1)(totals)
-    return totals[..., :m], totals[..., m:]
+    totals = jax.lax.fori_loop(0, jnp.max(plan.n_features), add, jnp.zeros((lanes, k, r), jnp.float32))
+    return jax.vmap(lambda v: _standard(v, m), in_axes=1, out_axes=1)(totals)
 
 
 def _knobs(own: Stream) -> jax.Array:

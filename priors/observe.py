@@ -55,40 +55,31 @@ def observe(
     law: LawArrays,
     stream: Stream,
     rows: jax.Array,
-    reference: jax.Array,
     values: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """Turns node coordinates into columns.
 
     Args:
-      rows: u32[r], addresses of the rows of `values`, reference rows first (irrelevant columns and near-copies draw noise
+      rows: u32[m + r], addresses of the rows of `values`, reference rows first (irrelevant columns and near-copies draw noise
         by row).
-      reference: f32[L, N * W, m], coordinates of the reference rows.
-      values: f32[L, N * W, r].
+      values: f32[L, N * W, m + r].
 
     Returns:
-      columns f32[L, F, r] (0 at or past the task's width), latent f32[L, F, r] before warps, cardinality i32[L, F].
+      columns f32[L, F, m + r] (0 at or past the task's width), cardinality i32[L, F].
     """
     lanes, f, r = values.shape[0], cohort.column.shape[0], values.shape[2]
-    w, k = sizes.width, sizes.levels
+    w, k, m = sizes.width, sizes.levels, sizes.reference_rows
     column_stream = keys.sub(stream, Purpose.COLUMNS)
     rows_stream = keys.sub(stream, Purpose.COLUMN_ROWS)
     latent = latent_columns(plan, values)
-    latent_reference = latent_columns(plan, reference)
     copy_rows = keys.sub(stream, Purpose.DUPLICATE_ROWS)
-    reference_rows = rows[: reference.shape[2]]
-
-    def blur(c, where, v):
-        """Noise on a near-copy; v f32[L, rows]."""
-        return v + plan.duplicate_noise[:, c, None] * rows_normal(keys.sub(copy_rows, c), where)
 
     def one(c, carry):
         columns, cardinality = carry
-        v = jax.lax.dynamic_index_in_dim(latent, c, 1, keepdims=False)  # [L, r]
-        ref = jax.lax.dynamic_index_in_dim(latent_reference, c, 1, keepdims=False)  # [L, m]
-        v, ref = jax.lax.cond(
-            cohort.duplicate[c], lambda a: (blur(c, rows, a[0]), blur(c, reference_rows, a[1])), lambda a: a, (v, ref)
-        )
+        v = jax.lax.dynamic_index_in_dim(latent, c, 1, keepdims=False)  # [L, m + r]
+        blur = lambda v: v + plan.duplicate_noise[:, c, None] * rows_normal(keys.sub(copy_rows, c), rows)
+        v = jax.lax.cond(cohort.duplicate[c], blur, lambda v: v, v)
+        ref = v[:, :m]
         own = keys.sub(column_stream, 16 + c)
         u = jax.vmap(lambda s: keys.uniform(s, (4,)))(own)[:, :, None]  # [L, 4, 1]
         a, b = u[:, 0], u[:, 1]
@@ -137,7 +128,8 @@ def observe(
             node = plan.column_node[:, c]
             cut = lambda x: jax.vmap(lambda y, i: jax.lax.dynamic_slice_in_dim(y, i * w, w, 0))(x, node)
             levels = jnp.minimum(keys.log_integer(u[:, 2, 0], *law["levels"]), sizes.anchors)
-            centre, z = cut(reference)[..., : sizes.anchors], cut(values)
+            z = cut(values)
+            centre = z[..., : sizes.anchors]
             far = jnp.sum(centre**2, axis=1)[:, :, None] - 2.0 * jnp.einsum(
                 "lwa,lwr->lar", centre, z, precision=jax.lax.Precision.HIGHEST
             )
@@ -177,4 +169,4 @@ def observe(
 
     start = (jnp.zeros((lanes, f, r), jnp.float32), jnp.zeros((lanes, f), jnp.int32))
     columns, cardinality = jax.lax.fori_loop(0, jnp.max(plan.n_features), one, start)
-    return columns, latent, cardinality
+    return columns, cardinality

@@ -81,19 +81,14 @@ def sample_block(
     every = row_addresses(sizes, shape.rows)
     rows = every[sizes.reference_rows :]
     values, params = propagate(sizes, cohort, plan, law, stream, every)
-    reference = values[..., : sizes.reference_rows]
-    columns, latent, cardinality = observe(sizes, cohort, plan, law, stream, every, reference, values)
-    m = sizes.reference_rows
-    data = values[..., m:]
-    y, score, moments, label_noise = assign_classes(
-        sizes, cohort, plan, law, stream, rows, reference, data, columns[..., :m], columns[..., m:]
-    )
+    columns, cardinality = observe(sizes, cohort, plan, law, stream, every, values)
+    y, score, moments, label_noise = assign_classes(sizes, cohort, plan, law, stream, every, values, columns)
     target = numeric_target(stream, rows, score, moments)
-    columns = disturb(cohort, law, stream, rows, columns[..., :m], columns[..., m:], cardinality == 0)
-    latent = latent[..., m:]
+    reference, shown = columns[..., : sizes.reference_rows], columns[..., sizes.reference_rows :]
+    columns = disturb(cohort, law, stream, rows, reference, shown, cardinality == 0)
 
     def blank(x):
-        return jnp.where(missing_mask(cohort, plan, law, stream, rows, latent), jnp.nan, x)
+        return jnp.where(missing_mask(cohort, plan, law, stream, rows, reference, shown), jnp.nan, x)
 
     columns = jax.lax.cond(cohort.missing > 0, blank, lambda x: x, columns)
     order, y, n_classes, settled = settle_classes(plan, stream, rows, y, score, sizes.classes, crowded(sizes, shape))
@@ -125,7 +120,7 @@ def sample_block(
     scm = None
     if with_scm:
         shared = jax.tree.map(lambda v: jnp.broadcast_to(v, (lanes, *v.shape)), (cohort, law))
-        scm = SCM(*shared, plan, params, stream, reference, order, settled, sizes)
+        scm = SCM(*shared, plan, params, stream, values[..., : sizes.reference_rows], order, settled, sizes)
     return TaskBatch(
         x=jnp.swapaxes(columns, 1, 2),
         y=y,

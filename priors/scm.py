@@ -223,12 +223,9 @@ def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]
         lane = lambda t: jax.tree.map(lambda v: v[None], t)
         plan, params, stream, do = lane(plan), lane(params), lane(stream), lane(do)
         values, _ = propagate(sizes, cohort, plan, law, stream, rows, params, do)
-        reference = reference[None]
-        both = jnp.concatenate([reference, values], axis=2)
-        columns, _, cardinality = observe(sizes, cohort, plan, law, stream, addresses, reference, both)
-        y, score, _, _ = assign_classes(
-            sizes, cohort, plan, law, stream, rows, reference, values, columns[..., :m], columns[..., m:]
-        )
+        both = jnp.concatenate([reference[None], values], axis=2)
+        columns, cardinality = observe(sizes, cohort, plan, law, stream, addresses, both)
+        y, score, _, _ = assign_classes(sizes, cohort, plan, law, stream, addresses, both, columns)
         y = settled_classes(lane(settled), stream, rows, y, score)
         table = disturb(cohort, law, stream, rows, columns[..., :m], columns[..., m:], cardinality == 0)
         nodes = values.reshape(sizes.nodes, sizes.width, -1)

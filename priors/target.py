@@ -70,23 +70,24 @@ def assign_classes(
     law: LawArrays,
     stream: Stream,
     rows: jax.Array,
-    reference: jax.Array,
     values: jax.Array,
-    reference_columns: jax.Array,
     columns: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Draws the class of every row.
 
-    Args:
-      rows: u32[r]; reference, values: coordinates f32[L, N * W, m] and f32[L, N * W, r];
-      reference_columns, columns: the observed table, for rules and sums: f32[L, F, m] and f32[L, F, r].
+    Label noise is symmetric (Angluin and Laird, Machine Learning 2, 1988): a row that it meets gets one of the classes at
+    random, of those that reference rows have without noise, so that noise makes no class of its own.
 
-    Returns:
+    Args:
+      rows: u32[m + r], addresses, those of the reference rows first; values: coordinates f32[L, N * W, m + r];
+      columns: the observed table, for rules and sums, f32[L, F, m + r].
+
+    Returns (of the r rows that are no reference rows):
       class i32[L, r] in 0 .. n_classes-1 (some may be absent), score f32[L, r] (the projection behind ordered classes, or
       the sum behind additive ones, kept for the fallback and for the numeric target), its mean and standard deviation over
       reference rows f32[L, 2], label noise rate f32[L].
     """
-    w, k = sizes.width, sizes.classes
+    w, k, m = sizes.width, sizes.classes, sizes.reference_rows
     own = keys.sub(stream, Purpose.TARGET)
     row_stream = keys.sub(stream, Purpose.TARGET_ROWS)
     draw = lambda i, *shape: jax.vmap(lambda s: keys.uniform(keys.sub(s, i), shape))(own)
@@ -106,26 +107,25 @@ def assign_classes(
     def space(v):
         return jnp.where(read, jnp.concatenate([cut(v, plan.target_node[:, 0]), cut(v, plan.target_node[:, 1])], 1), 0.0)
 
-    z, z_ref = space(values), space(reference)  # [L, 2W, .]
+    z = space(values)  # [L, 2W, m + r]
     direction = keys.to_normal(draw(101, 2 * w))
     # A power law over dimensions, from one dimension deciding to all.
     direction = direction * jnp.exp(keys.between(u[:, :1], 0.0, 3.0) * jnp.log(draw(102, 2 * w)))
     direction = direction / (jnp.linalg.norm(direction, axis=1, keepdims=True) + 1e-9)
-    project = lambda v: jnp.einsum("lw,lwr->lr", direction, v, precision=jax.lax.Precision.HIGHEST)
-    score, score_ref = project(z), project(z_ref)
+    score = jnp.einsum("lw,lwr->lr", direction, z, precision=jax.lax.Precision.HIGHEST)
     concentration = keys.log_between(u[:, 1], *law["class_concentration"])
 
-    def by_shares(s, s_ref, cumulative):
-        edge = quantiles(s_ref, cumulative[:, :-1])
+    def by_shares(s, cumulative):
+        edge = quantiles(s[:, :m], cumulative[:, :-1])
         used = jnp.arange(cumulative.shape[1] - 1)[None, :, None] < (k_used - 1)[:, None, None]
         return jnp.sum((s[:, None, :] > edge[:, :, None] + MARGIN) & used, axis=1).astype(jnp.int32)
 
     def ordered_bins(_):
-        return by_shares(score, score_ref, _class_shares(draw(103, k), concentration, k_used))
+        return by_shares(score, _class_shares(draw(103, k), concentration, k_used))
 
     def prototypes(_):
         scale = jnp.exp(keys.between(u[:, 2:3], 0.0, 2.0) * jnp.log(draw(104, 2 * w)))[..., None]
-        centre, v = z_ref[..., :k] * scale, z * scale
+        centre, v = z[..., :k] * scale, z * scale
         far = jnp.sum(centre**2, axis=1)[:, :, None] - 2.0 * jnp.einsum(
             "lwk,lwr->lkr", centre, v, precision=jax.lax.Precision.HIGHEST
         )
@@ -151,7 +151,7 @@ def assign_classes(
     def steps(_):
         # Up to three steps a class in random order, so that class is not monotone in the score.
         bins = 3 * k
-        edge = quantiles(score_ref, draw(107, bins - 1))
+        edge = quantiles(score[:, :m], draw(107, bins - 1))
         used = jnp.arange(bins - 1)[None, :, None] < (k_used * (1 + jnp.floor(2.999 * u[:, 4])) - 1)[:, None, None]
         place = jnp.sum((score[:, None, :] > edge[:, :, None] + MARGIN) & used, axis=1)
         table = jnp.floor(draw(108, bins) * k_used[:, None]).astype(jnp.int32)
@@ -160,9 +160,9 @@ def assign_classes(
 
     def rule(_):
         index, counts = drivers_of(sizes, plan, u[:, 5:7])
-        pick = jax.vmap(lambda v, i: v[i])
-        v, v_ref = pick(columns, index), pick(reference_columns, index)  # [L, D, .]
-        lanes, d, m = v_ref.shape
+        v = jax.vmap(lambda v, i: v[i])(columns, index)  # [L, D, m + r]
+        v_ref = v[..., :m]
+        lanes, d, _ = v.shape
         share = keys.between(u[:, 7], 0.35, 0.6)
         middle = quantiles(v_ref.reshape(lanes * d, m), jnp.repeat(share, d)[:, None]).reshape(lanes, d, 1)
         bits = (v > middle + MARGIN) & counts[:, :, None]
@@ -172,8 +172,8 @@ def assign_classes(
         def product(_):
             centre = jnp.mean(v_ref, axis=2, keepdims=True)
             spread = jnp.std(v_ref, axis=2, keepdims=True) + 1e-6
-            times = lambda x: jnp.prod(jnp.where(counts[:, :, None], (x - centre) / spread, 1.0), axis=1)
-            return by_shares(times(v), times(v_ref), _class_shares(draw(109, k), concentration, k_used))
+            times = jnp.prod(jnp.where(counts[:, :, None], (v - centre) / spread, 1.0), axis=1)
+            return by_shares(times, _class_shares(draw(109, k), concentration, k_used))
 
         def lookup(_):
             table = jnp.floor(draw(110, 2**d) * k_used[:, None]).astype(jnp.int32)
@@ -185,14 +185,16 @@ def assign_classes(
 
     def additive(_):
         # Half the tasks cut one sum with logistic noise into bins, the others draw from a softmax over one sum per class.
-        total_ref, total = additive_scores(sizes, cohort, plan, stream, reference_columns, columns)
+        total = additive_scores(sizes, cohort, plan, stream, columns)
+        total_ref = total[:, 0, :m]
         temperature = keys.log_between(u[:, 3], *law["temperature"])[:, None]
         chance = rows_uniform(keys.sub(row_stream, 500), rows)
         noisy = total[:, 0] + temperature * (jnp.log(chance) - jnp.log1p(-chance))
-        edge = quantiles(total_ref[:, 0], _class_shares(draw(112, k), concentration, k_used)[:, :-1])
+        edge = quantiles(total_ref, _class_shares(draw(112, k), concentration, k_used)[:, :-1])
         # Between two values of the sum, since rows of few categories share theirs, and further out as the noise spreads
         # them (a logistic law has a variance of pi^2 / 3).
-        above = jnp.where(total_ref[:, :1] > edge[:, :, None] + MARGIN, total_ref[:, :1], jnp.inf).min(axis=2)
+        above = total_ref[:, None, :]
+        above = jnp.where(above > edge[:, :, None] + MARGIN, above, jnp.inf).min(axis=2)
         edge = jnp.where(jnp.isfinite(above), 0.5 * (edge + above), edge + 1.0) * jnp.sqrt(1.0 + 3.29 * temperature**2)
         used = jnp.arange(k - 1)[None, :, None] < (k_used - 1)[:, None, None]
         binned = jnp.sum((noisy[:, None, :] > edge[:, :, None]) & used, axis=1).astype(jnp.int32)
@@ -201,15 +203,20 @@ def assign_classes(
         bias = 0.7 * keys.to_normal(draw(113, k)) / jnp.sqrt(concentration[:, None] + 0.5)
         drawn = total + bias[..., None] + temperature[..., None] * gumbel
         drawn = jnp.argmax(jnp.where(inside[:, :, None], drawn, jnp.float32(-3e38)), axis=1).astype(jnp.int32)
-        return jnp.where(u[:, 4:5] < 0.5, binned, drawn), total[:, 0], total_ref[:, 0]
+        return jnp.where(u[:, 4:5] < 0.5, binned, drawn), total[:, 0]
 
-    projected = [lambda _, f=f: (f(None), score, score_ref) for f in (ordered_bins, prototypes, argmax, softmax, steps, rule)]
-    y, score, score_ref = jax.lax.switch(cohort.target, [*projected, additive], None)
+    projected = [lambda _, f=f: (f(None), score) for f in (ordered_bins, prototypes, argmax, softmax, steps, rule)]
+    y, score = jax.lax.switch(cohort.target, [*projected, additive], None)
+    moments = jnp.stack([jnp.mean(score[:, :m], axis=1), jnp.std(score[:, :m], axis=1)], axis=1)
+    known = (y[:, None, :m] == jnp.arange(k)[None, :, None]).any(axis=2)
+    y, score = y[:, m:], score[:, m:]
     noise = jnp.where(u[:, 8] < law["label_noise_rate"], keys.log_between(u[:, 9], *law["label_noise"]), 0.0)
-    flip = rows_uniform(keys.sub(row_stream, 200), rows)
-    other = jnp.floor(flip / jnp.maximum(noise[:, None], 1e-6) * k_used[:, None]).astype(jnp.int32)
-    y = jnp.where(flip < noise[:, None], jnp.minimum(other, k_used[:, None] - 1), y)
-    moments = jnp.stack([jnp.mean(score_ref, axis=1), jnp.std(score_ref, axis=1)], axis=1)
+    flip = rows_uniform(keys.sub(row_stream, 200), rows[m:])
+    rank = jnp.cumsum(known, axis=1)
+    count = rank[:, -1:]
+    place = jnp.minimum(jnp.floor(flip / jnp.maximum(noise[:, None], 1e-6) * count).astype(jnp.int32), count - 1)
+    other = jnp.sum(rank[:, None, :] <= place[:, :, None], axis=2)  # the class of that place among the known ones
+    y = jnp.where(flip < noise[:, None], other, y)
     return y, score, moments, noise
 
 

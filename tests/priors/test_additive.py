@@ -52,10 +52,10 @@ def test_score_is_a_sum_of_one_function_per_column(batch):
         f = cohort.column.shape[0]
         categorical = np.asarray(batch.categorical)[i][:, None]
         table = lambda n, c=categorical, f=f: np.where(c, rng.integers(0, 2, (f, n)), rng.normal(size=(f, n)))
-        reference, a, b = table(200), table(50), table(50)
+        reference, a, b = table(sizes.reference_rows), table(50), table(50)
         left = (np.arange(f) < f // 2)[:, None]
         run = lambda *parts, s=sizes, c=cohort, p=plan, t=stream, r=reference: np.asarray(
-            scores(s, c, p, t, jnp.asarray(r, jnp.float32)[None], jnp.asarray(np.where(*parts), jnp.float32)[None])[1]
+            scores(s, c, p, t, jnp.asarray(np.concatenate([r, np.where(*parts)], axis=1), jnp.float32)[None])[..., r.shape[1] :]
         )
         straight = run(left, a, a) + run(left, b, b)
         crossed = run(left, a, b) + run(left, b, a)
@@ -74,9 +74,9 @@ def test_only_the_columns_it_names_are_read(batch):
         assert batch.scm.label_columns(i) == ([] if coin else np.flatnonzero(reads).tolist())
         assert int(batch.info["n_causes"][i]) == (0 if coin else reads.sum())
         rng = np.random.default_rng(i)
-        x = rng.integers(0, 2, (f, 80)).astype(np.float32)
+        x = rng.integers(0, 2, (f, sizes.reference_rows)).astype(np.float32)
         run = lambda v, s=sizes, c=cohort, p=plan, t=stream, r=x: np.asarray(
-            scores(s, c, p, t, jnp.asarray(r)[None], jnp.asarray(v, jnp.float32)[None])[1]
+            scores(s, c, p, t, jnp.asarray(np.concatenate([r, v], axis=1), jnp.float32)[None])[..., r.shape[1] :]
         )
         before = run(x)
         assert np.array_equal(before, run(np.where(reads[:, None], x, 1 - x)))
