@@ -210,7 +210,7 @@ class Sizes:
         return self.roots + self.instructions
 
 
-_MOST = {"family_spread": 10.0}
+_MOST = {"family_spread": 10.0, "column_spread": 10.0}
 """Highest ends of ranges that are exponents; others reach a million at most."""
 
 
@@ -255,6 +255,7 @@ class Laws:
     # observation
     numeric_column: NumericWeights = NumericWeights(0.45, 0.12, 0.08, 0.06, 0.06, 0.08, 0.05, 0.04, 0.06)
     categorical_column: CategoricalWeights = CategoricalWeights(0.35, 0.35, 0.3, 0.1)
+    column_spread: tuple[float, float] = (0.0, 2.0)  # how strongly a cohort favours a few kinds of columns
     categorical_share: tuple[float, float] = (-0.6, 1.1)  # clipped to [0, 1]: some tables have none, some nothing else
     levels: tuple[float, float] = (2.0, 12.0)
     many_levels: tuple[float, float] = (12.0, 200.0)  # of `many` columns and `levels` mechanisms
@@ -267,7 +268,7 @@ class Laws:
     # Share of tasks whose class may also read coordinates that no column can show.
     hidden_target_rate: float = dataclasses.field(default=1.0, metadata={"added": True})
     target: TargetWeights = TargetWeights(0.3, 0.25, 0.2, 0.1, 0.1, 0.05)
-    class_concentration: tuple[float, float] = (0.5, 20.0)  # Dirichlet-like: small is uneven
+    class_concentration: tuple[float, float] = (0.4, 200.0)  # Dirichlet-like: small is uneven
     temperature: tuple[float, float] = (0.1, 1.0)
     label_noise_rate: float = 0.3
     label_noise: tuple[float, float] = (0.005, 0.15)
@@ -303,7 +304,7 @@ class Laws:
         for name in positive:
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be above 0")
-        for name in ("weight_decay", "family_spread"):
+        for name in ("weight_decay", "family_spread", "column_spread"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be at least 0")
         for name in ("context", "edge_rate", "redirect_rate", "carriers", "missing_share", "missing_columns",

@@ -99,7 +99,8 @@ def missing_mask(
 
     def at_random(_):
         spared = jnp.floor(u[:, 3:] * plan.n_features[:, None]).astype(jnp.int32)
-        gaps = hit & ((jnp.arange(f)[None, :] != spared) | (plan.n_features[:, None] < 2))
+        full = (hit == used).all(axis=1, keepdims=True) & (plan.n_features[:, None] > 1)
+        gaps = hit & ~(full & (jnp.arange(f)[None, :] == spared))
         whole = (used & ~gaps).astype(jnp.float32)  # f32[L, F]
         other = jax.vmap(keys.choose)(column_u[:, :, 2], jnp.broadcast_to(whole[:, None, :], (*whole.shape, f)))
         z = jax.vmap(lambda v, i: v[i])(_normal_scores(reference, columns), other)

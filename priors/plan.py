@@ -117,8 +117,11 @@ def plan_cohort(sizes: Sizes, shape: TableShape, laws: LawArrays, stream: Stream
 
     share = jnp.clip(keys.between(u[6], *law["categorical_share"]), 0.0, 1.0)
     column_u = keys.uniform(keys.sub(stream, 5), (f, 3))
-    numeric = keys.choose(column_u[:, 1], law["numeric_column"])
-    categorical = keys.choose(column_u[:, 2], law["categorical_column"]) + law["numeric_column"].shape[0]
+    # Columns of a real table tend to be of a kind (all counts, all shares, all amounts): weights are tilted as for families.
+    spread = keys.between(u[15], *law["column_spread"])
+    tilted = lambda i, weights: weights * jnp.exp(spread * keys.normal(keys.sub(stream, i), weights.shape))
+    numeric = keys.choose(column_u[:, 1], tilted(10, law["numeric_column"]))
+    categorical = keys.choose(column_u[:, 2], tilted(11, law["categorical_column"])) + law["numeric_column"].shape[0]
 
     is_categorical = column_u[:, 0] < share
     duplicate_u = keys.uniform(keys.sub(stream, 8), (f,))

@@ -177,6 +177,7 @@ def test_an_override_of_one_weight_keeps_the_others():
         ("weight_decay", "[-50, 2]", "at least 0"),
         ("family_spread", "[-1, 2]", "at least 0"),
         ("family_spread", "[0, 50]", "at most 10"),
+        ("column_spread", "[-1, 2]", "at least 0"),
         ("noise_level", "[0.1, 1e30]", "overflow"),
         ("columns_least", ".nan", "finite"),
         ("columns_least", ".inf", "finite"),
