@@ -68,8 +68,7 @@ def evaluate(
     """
     suite = load_suite(suite, openml_cache)
     chosen = parse_methods(methods, n_estimators)
-    protocol = _protocol(protocol or suite.config.protocol)
-    seed = seed if protocol.seed is None else protocol.seed
+    protocol, seed = _settled(suite, protocol, seed)
     ids = pick_tasks(suite, tasks)
     temporary = None
     if out is None:
@@ -77,7 +76,7 @@ def evaluate(
         out = temporary.name
     out = Path(out)
     store = Store(out)
-    store.claim({"suite": to_dict(suite.config), "protocol": to_dict(protocol), "seed": seed})
+    store.claim(_identity(suite, protocol, seed))
     tell = log or (lambda event, **fields: None)
     tell("eval.start", suite=suite.name, tasks=len(ids), methods=[m.name for m in chosen], protocol=protocol.name)
     digests = {method.name: method.digest() for method in chosen}
@@ -251,6 +250,30 @@ def _report(tell, method: str, name: str, records: list[dict[str, Any]]) -> None
     if good:
         seconds = sum(r["time_train_s"] + r["time_infer_s"] for r in records if r["status"] == "ok")
         tell("eval.task", method=method, data=name, roc_auc=float(np.mean(good)), folds=len(good), seconds=seconds)
+
+
+def check_folder(
+    out: str | Path, suite: str | Path, protocol: str | Protocol | None = None, *, seed: int = 0,
+    openml_cache: str | Path | None = None,
+) -> None:  # fmt: skip
+    """Finds out whether `evaluate` with these arguments would refuse ``out``, and changes nothing.
+
+    Raises:
+      ConfigError: unknown suite or protocol; or ``out`` holds another evaluation.
+    """
+    suite = load_suite(suite, openml_cache)
+    Store(Path(out)).check(_identity(suite, *_settled(suite, protocol, seed)))
+
+
+def _identity(suite: Suite, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """What all results of a folder have in common."""
+    return {"suite": to_dict(suite.config), "protocol": to_dict(protocol), "seed": seed}
+
+
+def _settled(suite: Suite, protocol: str | Protocol | None, seed: int) -> tuple[Protocol, int]:
+    """The protocol, the suite's own unless one is given, and the seed, which a protocol may fix."""
+    protocol = _protocol(protocol or suite.config.protocol)
+    return protocol, seed if protocol.seed is None else protocol.seed
 
 
 def _protocol(protocol: str | Protocol) -> Protocol:

@@ -43,19 +43,23 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
+    def check(self, identity: Mapping[str, Any]) -> bool:
+        """Whether the folder is bound to this evaluation already; raises ConfigError if it belongs to another."""
+        path = self.folder / "evaluation.json"
+        if not path.exists():
+            return False
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(identity)):
+            raise ConfigError(
+                f"{self.folder} holds the results of another suite, protocol or seed (see {path.name}). "
+                "Use another folder, or delete this one."
+            )
+        return True
+
     def claim(self, identity: Mapping[str, Any]) -> None:
         """Binds the folder to one evaluation; raises ConfigError if it belongs to another."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "evaluation.json"
-        text = json.dumps(identity, indent=1, sort_keys=True)
-        if path.exists():
-            if json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
-                raise ConfigError(
-                    f"{self.folder} holds the results of another suite, protocol or seed (see {path.name}). "
-                    "Use another folder, or delete this one."
-                )
-            return
-        write_text(path, text + "\n")
+        if not self.check(identity):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "evaluation.json", json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
     def put(self, meta: dict[str, Any], y: np.ndarray, p: np.ndarray) -> None:
         """Stores a cell."""

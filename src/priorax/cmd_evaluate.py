@@ -50,7 +50,7 @@ class Evaluate(options.OutDir):
     """Directory of an earlier evaluation under the same protocol: what changed is shown, with intervals."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.eval import changes, evaluate, evaluation_report, leaderboard, load_result
+        from priorax.eval import changes, check_folder, evaluate, evaluation_report, leaderboard, load_result
 
         limits = [_limit(text) for text in self.fail_under]
         if self.jobs < 1:
@@ -62,6 +62,8 @@ class Evaluate(options.OutDir):
         earlier = load_result(self.compare_with) if self.compare_with else None
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume) if self.out else None
         if out:
+            # A folder that will be refused keeps what it says of itself.
+            check_folder(out, self.suite, self.protocol, seed=self.seed, openml_cache=self.openml_cache)
             output.write_run(out, "evaluate", {"suite": self.suite, "methods": methods, "seed": self.seed})
             output.write_json(out / "env.json", runtime.environment())
         result = evaluate(

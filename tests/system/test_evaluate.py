@@ -70,6 +70,16 @@ def test_thresholds_in_both_directions(tmp_path, capsys):
     assert code == 2 and "nothing to evaluate" in err
 
 
+def test_a_folder_that_is_refused_keeps_what_it_says_of_itself(tmp_path, capsys):
+    out = tmp_path / "out"
+    args = ["evaluate", "--model", "none", "--baselines", "majority", "--tasks", "iris", "--quiet", "--out", out]
+    assert run(capsys, *args)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, _, err = run(capsys, *args, "--resume", "--seed", "1")
+    assert code == 2 and "another suite, protocol or seed" in err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def flowers(folder):
     """A table of two classes that one column tells apart, its class in the last column."""
     path = folder / "flowers.csv"
