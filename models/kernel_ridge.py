@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from scipy.linalg import solve
+from scipy.spatial.distance import cdist, squareform
 
 MOST_ROWS = 1_000
 """Training rows it is fitted to at most; time grows with their third power."""
@@ -30,47 +31,74 @@ MOST_AXES = 200
 """Effects of more than two values that blocks are counted along, those that matter most: time grows with their number."""
 
 
+class FirstFit:
+    """A fit with straight distances, and what it says each effect matters; metrics have it in common.
+
+    Args:
+      d, target, fold: as of `KernelRidge.fit`.
+      seed: draws the rows that the width is chosen on and at which slopes are taken.
+
+    Attributes:
+      some: i64[.], rows that widths are chosen on.
+      width: of the kernel, one of `WIDTHS`.
+      stretch: f64[P], what to multiply effects with, by a fit to all rows.
+      without: fold -> the same by a fit to the rows outside it, whose labels alone it knows.
+    """
+
+    def __init__(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray, seed: int) -> None:
+        rng = np.random.RandomState(seed)
+        centred = target - target.mean(0)
+        distances = _distances(d)
+        self.some = rng.permutation(len(d))[:_WIDTH_ROWS]
+        few = distances[np.ix_(self.some, self.some)]
+        unit = _unit(few)
+        self.width = _best_width(few, unit, centred[self.some])
+        scale = self.width * unit
+        inverse = least_left_out(np.exp(-distances / scale), centred, PENALTIES).inverse()
+        self.stretch = _stretch(d, inverse @ centred, scale, rng)
+        self.without: dict[int, np.ndarray] = {}
+        for k in np.unique(fold):
+            out = fold == k
+            # Coefficients without the fold's rows, from the inverse with them.
+            known = inverse @ (target - target[~out].mean(0))
+            rest = (known - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], known[out]))[~out]
+            self.without[k] = _stretch(d[~out], rest, scale, rng)
+
+
 class KernelRidge:
     """Scores of K classes by the distances to training rows; width and penalty have the least left-out error.
 
     Args:
-      seed: draws the rows that the width is chosen on and at which slopes are taken.
       metric: `STRAIGHT` or `CITY_BLOCK`, of the fit that gives the scores; what columns matter always comes from straight ones.
     """
 
     most_rows = MOST_ROWS
 
-    def __init__(self, seed: int, metric: Metric | None = None) -> None:
-        self._seed, self._metric = seed, STRAIGHT if metric is None else metric
+    def __init__(self, metric: Metric | None = None) -> None:
+        self._metric = STRAIGHT if metric is None else metric
 
-    def fit(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.ndarray:
-        """Scores of training rows f64[n, K], each from the folds it is not in; arguments as of `LinearRidge.fit`.
+    def fit(self, d: np.ndarray, target: np.ndarray, fold: np.ndarray, first: FirstFit | None = None) -> np.ndarray:
+        """Scores of training rows f64[n, K], each from the folds it is not in; other arguments as of `LinearRidge.fit`.
 
         Neither coefficients nor the importance of columns in a row's scores know its label. (Two numbers are chosen with
         all labels: width and penalty.)
+
+        Args:
+          first: made of these rows before; None makes one of seed 0.
         """
-        rng = np.random.RandomState(self._seed)
+        first = FirstFit(d, target, fold, 0) if first is None else first
         centred = target - target.mean(0)
-        distances = _distances(d)
-        some = rng.permutation(len(d))[:_WIDTH_ROWS]
-        unit = _unit(distances[np.ix_(some, some)])
-        width = _best_width(distances[np.ix_(some, some)], unit, centred[some])
-        inverse, _, _ = least_left_out(np.exp(-distances / (width * unit)), centred, PENALTIES)
-        stretch = _stretch(d, inverse @ centred, width * unit, rng)
-        apart = self._metric.distances(d * stretch)
-        last_width = width
+        apart = self._metric.distances(d * first.stretch)
+        width = first.width
         if self._metric is CITY_BLOCK:  # another geometry, another width
-            last_width = _best_width(apart[np.ix_(some, some)], _unit(apart[np.ix_(some, some)]), centred[some])
-        _, _, self.penalty = least_left_out(np.exp(-apart / (last_width * _unit(apart))), centred, PENALTIES)
+            few = apart[np.ix_(first.some, first.some)]
+            width = _best_width(few, _unit(few), centred[first.some])
+        self.penalty = least_left_out(np.exp(-apart / (width * _unit(apart))), centred, PENALTIES).penalty
         scores = np.zeros_like(target)
-        for k in np.unique(fold):
+        for k, stretch in first.without.items():
             out = fold == k
-            # Coefficients without the fold's rows, from the inverse with them.
-            known = inverse @ (target - target[~out].mean(0))
-            first = (known - inverse[:, out] @ np.linalg.solve(inverse[np.ix_(out, out)], known[out]))[~out]
-            own = _stretch(d[~out], first, width * unit, rng)
-            scores[out] = _Fit(self._metric, d[~out], target[~out], own, last_width, self.penalty)(d[out])
-        self._fit = _Fit(self._metric, d, target, stretch, last_width, self.penalty)
+            scores[out] = _Fit(self._metric, d[~out], target[~out], stretch, width, self.penalty)(d[out])
+        self._fit = _Fit(self._metric, d, target, first.stretch, width, self.penalty)
         return scores
 
     def apply(self, d: np.ndarray) -> np.ndarray:
@@ -92,7 +120,7 @@ class _Fit:
         self._scale = width * _unit(distances)
         kernel = np.exp(-distances / self._scale)
         kernel[np.diag_indices_from(kernel)] += penalty
-        self._coefficients = np.linalg.solve(kernel, target - target.mean(0))
+        self._coefficients = solve(kernel, target - target.mean(0), assume_a="pos", overwrite_a=True, check_finite=False)
 
     def __call__(self, d: np.ndarray) -> np.ndarray:
         """Scores f64[q, K] of rows f64[q, P]."""
@@ -106,7 +134,7 @@ class _Fit:
 
 def _best_width(distances: np.ndarray, unit: float, centred: np.ndarray) -> float:
     """Of `WIDTHS` the one under which rows, f64[n, n] apart, are predicted best without themselves."""
-    left_out = {w: least_left_out(np.exp(-distances / (w * unit)), centred, PENALTIES)[1] for w in WIDTHS}
+    left_out = {w: least_left_out(np.exp(-distances / (w * unit)), centred, PENALTIES).error for w in WIDTHS}
     return min(left_out, key=left_out.get)
 
 
@@ -178,29 +206,47 @@ CITY_BLOCK = Metric(_city_distances, _city_slopes)
 
 def _unit(distances: np.ndarray) -> float:
     """The median distance between two rows that are not the same."""
-    between = distances[np.triu_indices(len(distances), 1)]
+    between = squareform(distances, checks=False)
     if not between.any():  # without the rows of a fold nothing may be left that varies
         return 1.0
     return float(np.median(between[between > 1e-6 * between.max()]))
 
 
-def least_left_out(kernel: np.ndarray, centred: np.ndarray, penalties: np.ndarray) -> tuple[np.ndarray, float, float]:
+class LeftOut(NamedTuple):
+    """What `least_left_out` finds.
+
+    Attributes:
+      error: the sum of squared errors of rows predicted without themselves.
+      penalty: under which it is least.
+      values, vectors: of the kernel, f64[n] and f64[n, n].
+    """
+
+    error: float
+    penalty: float
+    values: np.ndarray
+    vectors: np.ndarray
+
+    def inverse(self) -> np.ndarray:
+        """``(kernel + penalty)^-1`` f64[n, n]."""
+        return (self.vectors / (self.values + self.penalty)) @ self.vectors.T
+
+
+def least_left_out(kernel: np.ndarray, centred: np.ndarray, penalties: np.ndarray) -> LeftOut:
     """Of ``penalties`` the one under which rows are predicted best without themselves.
 
     Args:
       kernel: f64[n, n], positive semidefinite.
       centred: f64[n, K], what is regressed.
       penalties: f64[.], above 0.
-
-    Returns:
-      ``(kernel + penalty)^-1`` f64[n, n], the sum of squared errors, the penalty.
     """
     values, vectors = np.linalg.eigh(kernel)
     values = np.maximum(values, 0.0)
     along, squares = vectors.T @ centred, vectors**2
-    errors = []
-    for penalty in penalties:
-        inverse = 1 / (values + penalty)
-        errors.append((((vectors * inverse) @ along / (squares @ inverse)[:, None]) ** 2).sum())
+    inverses = 1 / (values + penalties[:, None])  # [penalties, n]
+    leverages = squares @ inverses.T
+    errors = [
+        (((vectors @ (along * inverse[:, None])) / leverage[:, None]) ** 2).sum()
+        for inverse, leverage in zip(inverses, leverages.T, strict=True)
+    ]
     best = int(np.argmin(errors))
-    return (vectors / (values + penalties[best])) @ vectors.T, errors[best], penalties[best]
+    return LeftOut(float(errors[best]), float(penalties[best]), values, vectors)

@@ -36,7 +36,7 @@ class PairRidge:
         self._unit = typical(inner)
         kernel = self._kernel(inner)
         centred, length = target - target.mean(0), np.trace(kernel) / len(d)
-        inverse, _, _ = least_left_out(kernel, centred, PENALTIES * length)
+        inverse = least_left_out(kernel, centred, PENALTIES * length).inverse()
         self._coefficients = inverse @ centred
         known, ones = inverse @ target, inverse.sum(1)
         scores = np.zeros_like(target)

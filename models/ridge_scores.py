@@ -15,11 +15,13 @@ section 4.2), which needs no iterations and makes the score of merged classes th
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from .effects import Effects
 from .folds import row_keys, spread_over_folds, stratified_part
-from .kernel_ridge import CITY_BLOCK, STRAIGHT, KernelRidge
+from .kernel_ridge import CITY_BLOCK, FirstFit, KernelRidge
 from .linear_ridge import LinearRidge
 from .pair_ridge import PairRidge
 
@@ -63,9 +65,13 @@ class RidgeScores:
         n, classes = len(y), int(y.max()) + 1
         found = []
         if n >= LEAST_ROWS and classes > 1:
+            rows: dict[str, _Rows] = {}
             for kind in self.kinds:
+                group = "kernel" if kind == "blocks" else kind  # these two have a first fit in common
+                if group not in rows:
+                    rows[group] = _Rows(group, x, y, cardinality, np.random.RandomState([self.seed, KINDS.index(group)]))
                 part = _Part(kind)
-                scores = part.fit_transform(x, y, cardinality, wanted, np.random.RandomState([self.seed, KINDS.index(kind)]))
+                scores = part.fit_transform(x, rows[group], wanted)
                 if scores is not None:
                     self._parts.append(part)
                     found.append(scores)
@@ -82,33 +88,55 @@ class RidgeScores:
         return np.stack([part.shares(x) for part in self._parts], axis=1)
 
 
+class _Rows:
+    """Rows that regressions are fitted to, as numbers.
+
+    Attributes:
+      used: i64[m], which rows of the table they are.
+      effects: what made numbers of them.
+      d: f64[m, P].
+      target: f64[m, K], indicators of the classes.
+      fold: i64[m].
+      possible: whether there is anything to learn.
+    """
+
+    def __init__(self, group: str, x: np.ndarray, y: np.ndarray, cardinality: np.ndarray, rng: np.random.RandomState) -> None:
+        self._seed = int(rng.randint(2**31)) if group == "kernel" else 0
+        keys = row_keys(x, rng)
+        self.used = stratified_part(keys, y, _REGRESSIONS[group]().most_rows)
+        self.effects = Effects(x[self.used], cardinality, rng)
+        self.d = self.effects(x[self.used])
+        counts = np.bincount(y[self.used], minlength=y.max() + 1)
+        # A class with one row here is unknown to the folds without it and known to the others, which gives the row away.
+        known = counts > 1
+        self.possible = bool(self.d.any() and known.sum() > 1)
+        self.target = (y[self.used, None] == np.where(known, np.arange(len(known)), -1)).astype(np.float64)
+        self.fold = spread_over_folds(keys[self.used], y[self.used], FOLDS)
+
+    @functools.cached_property
+    def first(self) -> FirstFit:
+        return FirstFit(self.d, self.target, self.fold, self._seed)
+
+
 class _Part:
     """One regression with the rows it was fitted to."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self._ridge = _REGRESSIONS[kind]()
 
-    def fit_transform(self, x, y, cardinality, wanted, rng) -> np.ndarray | None:
-        n = len(y)
-        self._ridge = _regression(self.kind, rng)
-        keys = row_keys(x, rng)
-        used = stratified_part(keys, y, self._ridge.most_rows)
-        self._effects = Effects(x[used], cardinality, rng)
-        d = self._effects(x[used])
-        counts = np.bincount(y[used], minlength=y.max() + 1)
-        # A class with one row here is unknown to the folds without it and known to the others, which gives the row away.
-        known = counts > 1
-        if not d.any() or known.sum() < 2:
+    def fit_transform(self, x: np.ndarray, rows: _Rows, wanted: np.ndarray | None) -> np.ndarray | None:
+        if not rows.possible:
             return None
-        target = (y[used, None] == np.where(known, np.arange(len(known)), -1)).astype(np.float64)
-        fold = spread_over_folds(keys[used], y[used], FOLDS)
-        scores = self._ridge.fit(d, target, fold)
-        if not _says_something(scores, target, fold):
+        more = (rows.first,) if isinstance(self._ridge, KernelRidge) else ()
+        scores = self._ridge.fit(rows.d, rows.target, rows.fold, *more)
+        if not _says_something(scores, rows.target, rows.fold):
             return None
+        self._effects = rows.effects
         self._scale = scores.std()  # all by the same number, so that sums of scores stay sums
-        out = np.zeros((n, scores.shape[1]), np.float32)
-        out[used] = scores / self._scale
-        rest = np.setdiff1d(np.arange(n) if wanted is None else wanted, used)
+        out = np.zeros((len(x), scores.shape[1]), np.float32)
+        out[rows.used] = scores / self._scale
+        rest = np.setdiff1d(np.arange(len(x)) if wanted is None else wanted, rows.used)
         if len(rest):
             out[rest] = self.apply(x[rest])
         return out
@@ -124,10 +152,9 @@ class _Part:
         return np.where(sums > 0, moved / np.where(sums > 0, sums, 1), 1 / x.shape[1])
 
 
-def _regression(kind: str, rng: np.random.RandomState) -> LinearRidge | KernelRidge | PairRidge:
-    if kind in ("kernel", "blocks"):
-        return KernelRidge(int(rng.randint(2**31)), STRAIGHT if kind == "kernel" else CITY_BLOCK)
-    return LinearRidge() if kind == "linear" else PairRidge()
+_REGRESSIONS = {
+    "linear": LinearRidge, "kernel": KernelRidge, "pairs": PairRidge, "blocks": functools.partial(KernelRidge, CITY_BLOCK),
+}  # fmt: skip
 
 
 def _chunks(x: np.ndarray) -> list[np.ndarray]:

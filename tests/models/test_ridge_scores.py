@@ -39,7 +39,7 @@ def _problem(n, columns, classes, seed):
 
 def _ridge(kind):
     kinds = {
-        "linear": LinearRidge, "kernel": lambda: KernelRidge(0), "pairs": PairRidge, "blocks": lambda: KernelRidge(0, CITY_BLOCK),
+        "linear": LinearRidge, "kernel": KernelRidge, "pairs": PairRidge, "blocks": lambda: KernelRidge(CITY_BLOCK),
     }  # fmt: skip
     return kinds[kind]()
 
@@ -181,7 +181,7 @@ def test_rows_that_are_mostly_the_same():
     assert roc_auc_score(y[:40], own[:40, 0, 1]) > 0.9
     d = np.zeros((60, 2))
     d[7] = 1.0
-    assert np.isfinite(KernelRidge(0).fit(d, np.eye(2)[np.arange(60) % 2], np.arange(60) // 6)).all()
+    assert np.isfinite(KernelRidge().fit(d, np.eye(2)[np.arange(60) % 2], np.arange(60) // 6)).all()
 
 
 def test_columns_that_matter_are_stretched():
@@ -236,6 +236,17 @@ def test_no_scores_where_columns_say_nothing(kind):
         x, y = rng.normal(size=(100, 12)).astype(np.float32), rng.integers(0, 2, 100)
         kept += RidgeScores((kind,), seed).fit_transform(x, y, np.zeros(12, int)).shape[1] > 0
     assert kept <= 18  # a standard error is exceeded by chance in one of six; more than 18 of 60 in one of a thousand
+
+
+def test_a_kind_is_the_same_alone_and_beside_others():
+    x, y = _sums(150, 4, 3, 8)
+    together = RidgeScores(KINDS, 3)
+    own, asked = together.fit_transform(x, y, np.zeros(4, int)), together.apply(x[:20] + 0.1)
+    assert together.kinds_ == KINDS
+    for i, kind in enumerate(KINDS):
+        alone = RidgeScores((kind,), 3)
+        np.testing.assert_array_equal(alone.fit_transform(x, y, np.zeros(4, int))[:, 0], own[:, i])
+        np.testing.assert_array_equal(alone.apply(x[:20] + 0.1)[:, 0], asked[:, i])
 
 
 def test_no_scores_for_few_rows_or_one_class_or_unknown_levels_or_when_not_wanted():

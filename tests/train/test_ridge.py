@@ -44,7 +44,7 @@ def _reference(x, y, categorical, classes):
     fold = np.argmin(np.asarray(ridge.folds(jnp.asarray(shown))), axis=0)
     target = (shown[:, None] == np.arange(classes)).astype(float)
     scores = []
-    for regression in (LinearRidge(), KernelRidge(0), PairRidge(), KernelRidge(0, CITY_BLOCK)):
+    for regression in (LinearRidge(), KernelRidge(), PairRidge(), KernelRidge(CITY_BLOCK)):
         own = regression.fit(d[:_CONTEXT], target, fold)
         scores.append(np.concatenate([own, regression.apply(d[_CONTEXT:])]))
     return d, np.stack(scores)
