@@ -69,11 +69,15 @@ class RunDirectory:
                 key = _first_difference(to_dict(_neutral(before)), to_dict(_neutral(self.recipe)))
                 raise ConfigError(f"{self.out} was started with another recipe ({key} differs); use that of {config}")
             replanned = before.train.time_limit != self.recipe.train.time_limit
+        prior = self.out / "prior.yaml"
+        # Before anything is written: a run that is refused keeps the prior it was trained on.
+        if resume and list_checkpoints(self.checkpoints) and prior.is_file() and not _is_prior(prior, self.prior):
+            raise ConfigError(f"{self.out} was started with another prior; see {prior}")
         if self.recipe.start_from is not None:
             # A copy counts only beside a config that was just compared: without, it may be of another attempt.
             self._start = self._starting_weights(self.recipe.start_from, resume and config.is_file())
         write_text(config, to_yaml(self.recipe))
-        write_text(self.out / "prior.yaml", to_yaml(self.prior))
+        write_text(prior, to_yaml(self.prior))
         if not (self.out / "env.json").is_file():
             write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
         return replanned
@@ -185,6 +189,14 @@ class RunDirectory:
 def _neutral(recipe: Recipe) -> Recipe:
     defaults = {name: getattr(type(recipe.train)(), name) for name in _MAY_CHANGE}
     return dataclasses.replace(recipe, description="", train=dataclasses.replace(recipe.train, **defaults))
+
+
+def _is_prior(path: Path, prior: PriorConfig) -> bool:
+    """Whether a file holds that prior; one of another version of the engine does not."""
+    try:
+        return config_digest(load_yaml(path, PriorConfig)) == config_digest(prior)
+    except ConfigError:
+        return False
 
 
 def _essence(recipe: Recipe) -> str:

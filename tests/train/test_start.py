@@ -127,6 +127,26 @@ def test_what_another_attempt_left_is_not_taken_for_the_weights_asked_for(toy, f
         jax.tree.map(np.testing.assert_array_equal, files.starting_params(), load_weights(start).params)
 
 
+def test_a_run_that_is_refused_keeps_what_it_says_of_itself(toy, tmp_path):
+    """Another prior, or the same of another version of the engine, is found out before anything is written."""
+    from priorax.configs import load_prior
+    from priorax.configs.load import to_yaml
+    from priorax.train.checkpoints import save_checkpoint
+    from priorax.train.rundir import RunDirectory
+
+    recipe = toy.RECIPE
+    RunDirectory(tmp_path, recipe, load_prior("default"), 0).open(resume=False)
+    save_checkpoint(tmp_path / "checkpoints", init_state(recipe, 0, 24), {"seed": 0}, 1)
+    RunDirectory(tmp_path, recipe, load_prior("default"), 0).open(resume=True)
+    today = to_yaml(load_prior("default"))
+    for text, prior in ((today, "graph_scm"), (today.replace("version: '3'", "version: '2'"), "default")):
+        (tmp_path / "prior.yaml").write_text(text)
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+        with pytest.raises(ConfigError, match="started with another prior"):
+            RunDirectory(tmp_path, recipe, load_prior(prior), 0).open(resume=True)
+        assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [({"width": 32}, "model.width is 32.*must have 16"), ({"layers": 1}, "model.layers is 1.*must have 2 or more"),
