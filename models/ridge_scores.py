@@ -24,6 +24,7 @@ from .folds import row_keys, spread_over_folds, stratified_part
 from .kernel_ridge import CITY_BLOCK, FirstFit, KernelRidge
 from .linear_ridge import LinearRidge
 from .pair_ridge import PairRidge
+from .threads import one_blas_thread
 
 KINDS = ("linear", "kernel", "pairs", "blocks")
 LEAST_ROWS = 50
@@ -47,6 +48,7 @@ class RidgeScores:
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.seed = seed
 
+    @one_blas_thread()
     def fit_transform(
         self, x: np.ndarray, y: np.ndarray, cardinality: np.ndarray, wanted: np.ndarray | None = None
     ) -> np.ndarray:
@@ -78,11 +80,13 @@ class RidgeScores:
         self.kinds_ = tuple(part.kind for part in self._parts)
         return np.stack(found, axis=1) if found else np.zeros((n, 0, classes), np.float32)
 
+    @one_blas_thread()
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Scores f32[q, kinds_, K] of other rows f32[q, F], from all rows fitted to."""
         found = [part.apply(x) for part in self._parts]
         return np.stack(found, axis=1) if found else np.zeros((len(x), 0, 0), np.float32)
 
+    @one_blas_thread()
     def shares(self, x: np.ndarray) -> np.ndarray:
         """How much of each kind's scores a row has from each column: f64[q, kinds_, F], sums 1."""
         return np.stack([part.shares(x) for part in self._parts], axis=1)

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from .folds import row_keys, stratified_part
+from .threads import one_blas_thread
 
 WEIGHT = 0.25
 """Of the logistic regression in the pool; the network has the rest. Between what is best on held-out synthetic tasks, 0.15, and
@@ -31,6 +32,7 @@ _MOST_STEPS = 200
 class ScoreStack:
     """Multinomial logistic regression of the class on the ridge scores of training rows, each from folds it is not in."""
 
+    @one_blas_thread()
     def fit(self, scores: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> ScoreStack:
         """Fits it to the rows given, or to a stratified part of them.
 

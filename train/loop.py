@@ -21,6 +21,7 @@ from ..configs.load import config_digest
 from ..configs.prior import PriorConfig, load_prior
 from ..configs.recipe import Recipe
 from ..models.network import count_params
+from ..models.threads import one_blas_thread
 from ..priors import make_sampler
 from ..priors.keys import seed_key
 from .checkpoints import Checkpoint, list_checkpoints
@@ -107,7 +108,8 @@ def pretrain(
         recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
         watch, quiet,
     )  # fmt: skip
-    with contextlib.ExitStack() as stack:
+    # Ridge scores are LAPACK's on a CPU; threads of its own would fight with those of the devices.
+    with one_blas_thread(), contextlib.ExitStack() as stack:
         return run.execute(resume, stack)
 
 

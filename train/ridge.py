@@ -170,12 +170,11 @@ def _kernels(
     widths = jnp.stack([width, city_width])
     last = kernels(d, own_stretch, everyone, widths)
     _, penalties = jax.lax.map(lambda k: _least_left_out(k, centred, kernel_ridge.PENALTIES), last[:, :n])
-    solve = jax.vmap(_masked_solve, (0, 0, None, None))
-    asked = last[:, n:] @ solve(last[:, :n], penalties, everyone, target)
+    asked = last[:, n:] @ _solve_each(last[:, :n], penalties, everyone, target)
 
     def fold(weight: jax.Array) -> jax.Array:
         known = kernels(d[:n], stretch(weight), weight, widths)
-        return known @ solve(known, penalties, weight, target)
+        return known @ _solve_each(known, penalties, weight, target)
 
     own = jnp.einsum("kn,kanc->anc", 1 - kept, jax.lax.map(fold, kept))
     straight, city = jnp.concatenate([own, asked], axis=1)
@@ -237,6 +236,15 @@ def _masked_solve(kernel: jax.Array, penalty: jax.Array, weight: jax.Array, targ
     diagonal = weight * penalty + (1 - weight)  # rows left out are equations of their own, 1 * 0 = 0
     factor = jax.scipy.linalg.cho_factor(inside + jnp.diag(diagonal), lower=True)
     return jax.scipy.linalg.cho_solve(factor, (target - mean) * weight[:, None])
+
+
+def _solve_each(kernels: jax.Array, penalties: jax.Array, weight: jax.Array, target: jax.Array) -> jax.Array:
+    """`_masked_solve` of several kernels f32[A, N, N], one after the other.
+
+    Not as a batch: jaxlib up to 0.10 shares batches of LAPACK out among the threads that also run the program and waits for them,
+    and two devices that wait at once wait for ever (jaxlib/cpu/lapack_kernels.cc, ``ParallelBatchMap``; not in builds of 0.11).
+    """
+    return jax.lax.map(lambda one: _masked_solve(*one, weight, target), (kernels, penalties))
 
 
 def _least_left_out(kernel: jax.Array, centred: jax.Array, penalties: np.ndarray) -> tuple[jax.Array, jax.Array]:
