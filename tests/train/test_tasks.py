@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -123,3 +125,15 @@ def test_shapes_that_cannot_have_scores_are_refused(settings, message):
 def test_a_shape_says_how_wide_it_is():
     assert _SHAPE.all_columns == 10 and _SHAPE.label == "128 x 6 with scores"
     assert dataclasses.replace(_SHAPE, score_columns=0).label == "128 x 6"
+
+
+def test_lapack_is_never_asked_for_a_batch():
+    """A batch is shared out among the threads that run the program, and several devices wait for one another for ever."""
+    fill = jax.jit(lambda batch, key, step: with_scores(batch, key, step, _SHAPE, 5).x)
+    lowered = fill.trace(_batch([2, 3]), jax.random.key(0), jnp.uint32(0)).lower(lowering_platforms=("cpu",))
+    calls = [line for line in lowered.as_text().splitlines() if re.search("custom_call @(lapack|blas)_", line)]
+    assert any("potrf" in call for call in calls) and any("syevd" in call for call in calls)
+    for call in calls:
+        for matrix in re.findall(r"tensor<(\d+(?:x\d+)+)xf32>", call):
+            *batch, _, _ = map(int, matrix.split("x"))
+            assert math.prod(batch) == 1, call
