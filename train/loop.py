@@ -56,7 +56,7 @@ def pretrain(
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
 
-    Called in every process of a distributed run (see `priorax.train.join`), it trains one network on the devices of
+    Meanwhile BLAS has one thread in this process. Called in every process of a distributed run (see `priorax.train.join`), it trains one network on the devices of
     all of them; process 0 alone reads and writes ``out``, keeps the time and decides.
 
     The run directory gets config.yaml (the resolved recipe), prior.yaml, env.json, metrics.jsonl, checkpoints/ and

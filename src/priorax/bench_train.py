@@ -20,13 +20,15 @@ def train_points(name: str, settings: dict[str, str], repeats: int, seed: int, e
     import jax
 
     from priorax.configs import load_prior, load_recipe
+    from priorax.models.threads import one_blas_thread
     from priorax.train.step import pick_devices
 
     jax.config.update("jax_enable_compilation_cache", False)
     recipe = load_recipe(name, overrides=settings)
     prior, devices = load_prior(recipe.prior), pick_devices(recipe)
     shapes = recipe.shapes if every_shape else recipe.shapes[:1]
-    return [_point(recipe, shape, prior, devices, repeats, seed) for shape in shapes]
+    with one_blas_thread():  # as in `pretrain`
+        return [_point(recipe, shape, prior, devices, repeats, seed) for shape in shapes]
 
 
 def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int, seed: int) -> dict[str, Any]:
