@@ -56,8 +56,8 @@ def pretrain(
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
 
-    Meanwhile BLAS has one thread in this process. Called in every process of a distributed run (see `priorax.train.join`), it trains one network on the devices of
-    all of them; process 0 alone reads and writes ``out``, keeps the time and decides.
+    Called in every process of a distributed run (see `priorax.train.join`), it trains one network on the devices of
+    all of them; process 0 alone reads and writes ``out``, keeps the time and decides. BLAS has one thread meanwhile.
 
     The run directory gets config.yaml (the resolved recipe), prior.yaml, env.json, metrics.jsonl, checkpoints/ and
     model.safetensors, and start.safetensors where the recipe names weights to start from. With ``train.steps`` set and
