@@ -34,7 +34,7 @@ class ScoreStack:
 
     @one_blas_thread()
     def fit(self, scores: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> ScoreStack:
-        """Fits it to the rows given, or to a stratified part of them.
+        """Fits it to the rows given, or to a stratified part of them in which every class has a row.
 
         Args:
           scores: f32[n, kinds, K], see `priorax.models.ridge_scores.RidgeScores.fit_transform`.
@@ -42,7 +42,11 @@ class ScoreStack:
           y: i64[n], classes 0 .. K-1, two of them at least.
           rng: draws rows.
         """
-        rows = stratified_part(row_keys(x, rng), y, MOST_ROWS)
+        keys = row_keys(x, rng)
+        rows = stratified_part(keys, y, MOST_ROWS)
+        for rare in np.setdiff1d(y, y[rows]):  # its share was less than a row
+            own = np.flatnonzero(y == rare)
+            rows = np.append(rows, own[np.argmin(keys[own])])
         inputs = _inputs(scores[rows])
         spread = inputs.std(0)
         self._center, self._scale = inputs.mean(0), np.where(spread > 0, spread, 1.0)

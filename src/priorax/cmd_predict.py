@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import sys
 import time
 from collections import Counter
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, table_io
-from priorax.configs.errors import ConfigError, DataError
+from priorax.configs.errors import ConfigError, DataError, PrioraxError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,16 @@ class Predict(options.Common):
             raise ConfigError(f"--out {out}: unknown suffix; known: {', '.join(table_io.SUFFIXES)}")
         if self.n_estimators < 1:
             raise ConfigError(f"--n-estimators is {self.n_estimators}; it must be at least 1")
+        if self.max_context_rows is not None and self.max_context_rows < 2:
+            raise ConfigError(f"--max-context-rows is {self.max_context_rows}; it must be at least 2")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2**32)")
         train, test = table_io.read(self.train), table_io.read(self.test)
         labels = table_io.columns(train, [self.target], self.train)[self.target]
         names = self._features(train, test)
         if self.id is not None:
             table_io.columns(test, [self.id], self.test)
-        kept = [i for i, label in enumerate(labels) if label is not None]
+        kept = [i for i, label in enumerate(labels) if not _missing(label)]
         if len(kept) < len(labels):
             output.log(f"warning: {len(labels) - len(kept)} training rows have no label and are left out")
         labels = [labels[i] for i in kept]
@@ -75,7 +81,7 @@ class Predict(options.Common):
         if len(set(labels)) < 2:
             raise DataError(f'column "{self.target}" of {self.train} holds fewer than 2 classes')
         rows = {n: [train[n][i] for i in kept] for n in names}
-        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.test)
+        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.train, self.test)
         if not len(x_test):
             raise DataError(f"{self.test} holds no rows")
         probabilities, classes, seconds = self._predict(x_train, labels, x_test, names)
@@ -114,8 +120,13 @@ class Predict(options.Common):
             self.n_estimators, categorical_features=categorical, max_context=self.max_context_rows, weights=self.model,
             random_state=self.seed,
         )  # fmt: skip
-        model.fit(x_train, np.array(labels, dtype=object))
-        probabilities = model.predict_proba(x_test)
+        try:
+            model.fit(x_train, np.array(labels, dtype=object))
+            probabilities = model.predict_proba(x_test)
+        except PrioraxError:
+            raise
+        except (ValueError, TypeError) as error:  # scikit-learn's way to say that a table cannot be used
+            raise DataError(f"{self.train} and {self.test}: {error}") from error
         return probabilities, model.classes_.tolist(), time.perf_counter() - start
 
     def _finish(self, out: Path | None, table: table_io.Table, test: table_io.Table, x_train: Any, classes: list,
@@ -128,7 +139,7 @@ class Predict(options.Common):
             "device": jax.default_backend(), "out": str(out) if out else None,
         }  # fmt: skip
         truth = test.get(self.target)
-        if truth is not None and all(v is not None for v in truth):
+        if truth is not None and not any(map(_missing, truth)):
             if unseen := sorted(set(_labels(truth)) - set(classes)):
                 shown = ", ".join(f'"{label}"' for label in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
                 output.log(f"warning: {len(unseen)} test labels do not occur in {self.train} and count as wrong: {shown}")
@@ -145,6 +156,14 @@ class Predict(options.Common):
                 print(f"{key:12} {value:.4f}" if key == "accuracy" else f"{key:12} {value}")
 
 
+def _missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
 def _labels(cells: list[Any]) -> list[str]:
-    """Class labels as text; whole numbers without a decimal point whichever file format they came from."""
-    return [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in cells]
+    """Class labels as text; whole numbers without a decimal point whichever file format they came from. In text they lose it only
+    where all labels are numbers: "1.0" beside "beta" is a name."""
+    text = [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in cells]
+    if all(table_io.number(t) is not None for t in text):
+        text = [re.sub(r"^([+-]?\d+)\.0*$", r"\1", t) for t in text]
+    return text

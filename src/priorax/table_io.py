@@ -7,6 +7,7 @@ Text files hold only text, so whether a column is numeric is decided later, from
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import math
 from collections.abc import Sequence
@@ -150,41 +151,51 @@ def columns(table: Table, wanted: Sequence[str], path: Path) -> Table:
     return {name: table[name] for name in wanted}
 
 
-def typed(train: Table, test: Table, test_path: Path) -> tuple[np.ndarray, np.ndarray]:
+def typed(train: Table, test: Table, train_path: Path, test_path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Object arrays [n, d] and [m, d] of two tables with equal columns; None is a missing value.
 
     A column whose training cells all read as numbers is numeric in both tables.
 
     Raises:
-      DataError: a numeric column holds text in the test table.
+      DataError: a column of numbers or dates holds text in the test table; infinity; lists.
     """
     out = [np.empty((len(next(iter(t.values()), ())), len(train)), dtype=object) for t in (train, test)]
     for j, (name, cells) in enumerate(train.items()):
+        for path, column in ((train_path, cells), (test_path, test[name])):
+            for i, c in enumerate(column):
+                if isinstance(c, (dict, list)):
+                    raise DataError(f'{path}, row {i + 1}: column "{name}" holds {type(c).__name__}, not one value')
         out[0][:, j], out[1][:, j] = cells, test[name]
         if not any(isinstance(c, str) for c in cells):
             numeric = any(isinstance(c, (int, float)) and not isinstance(c, bool) for c in cells)
         else:
-            numeric = all(c is None or (isinstance(c, str) and _number(c) is not None) for c in cells)
+            numeric = all(c is None or (isinstance(c, str) and number(c) is not None) for c in cells)
         if not numeric:
-            if any(
-                isinstance(c, str) for c in cells
-            ):  # categories written as text in one file, as numbers in the other
+            if any(isinstance(c, str) for c in cells):  # categories written as text in one file, as numbers in the other
                 out[1][:, j] = [c if c is None or isinstance(c, str) else str(c) for c in test[name]]
+            elif any(isinstance(c, datetime.date) for c in cells):
+                for i, c in enumerate(test[name]):
+                    if isinstance(c, str):
+                        raise DataError(
+                            f'{test_path}, row {i + 1}: column "{name}" holds dates in the training table, here the text "{c}"; '
+                            "give both tables in a format that keeps dates, such as Parquet, or leave the column out"
+                        )
             continue
-        out[0][:, j] = [_number(c) if isinstance(c, str) else c for c in cells]
+        out[0][:, j] = [number(c) if isinstance(c, str) else c for c in cells]
         for i, c in enumerate(test[name]):
             if isinstance(c, str):
-                number = _number(c)
-                if number is None:
+                value = number(c)
+                if value is None:
                     raise DataError(
                         f'{test_path}, row {i + 1}: column "{name}" is numeric in the training table, here "{c}"'
                     )
-                out[1][i, j] = number
-    for array in out:
-        for i, j in zip(
-            *np.nonzero([[isinstance(c, float) and math.isnan(c) for c in row] for row in array]), strict=True
-        ):
-            array[i, j] = None
+                out[1][i, j] = value
+    for array, path in zip(out, (train_path, test_path), strict=True):
+        for (i, j), cell in np.ndenumerate(array):
+            if isinstance(cell, float) and math.isnan(cell):
+                array[i, j] = None
+            elif isinstance(cell, float) and math.isinf(cell):
+                raise DataError(f'{path}, row {i + 1}: column "{list(train)[j]}" holds infinity; leave the cell empty or the row out')
     return out[0], out[1]
 
 
@@ -194,7 +205,7 @@ def first_decimal(cells: Sequence[Any]) -> Any:
     for cell in cells:
         if cell is None:
             continue
-        value = None if isinstance(cell, bool) else _number(str(cell))
+        value = None if isinstance(cell, bool) else number(str(cell))
         if value is None:
             return None
         if found is None and math.isfinite(value) and not value.is_integer():
@@ -202,7 +213,8 @@ def first_decimal(cells: Sequence[Any]) -> Any:
     return found
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """The number that a text is; None where it is none."""
     try:
         value = float(text)
     except ValueError:

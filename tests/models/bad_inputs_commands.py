@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import io
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from bad_input_case import TINY, case
 from priorax.configs.errors import ConfigError, DataError
@@ -25,6 +32,19 @@ def command(*flags: str, train: str | bytes = GOOD, test: str | bytes = GOOD, su
         Path("full/file").write_text("mine")
         given = {"--train": "train.csv", "--test": f"test{suffix}", "--model": TINY, "--n-estimators": "1", "--target": "y"}
         cli._run([command, *(word for flag, value in given.items() if flag not in flags for word in (flag, value)), *flags])
+
+
+def told(*flags: str, **files: Any) -> dict[str, Any]:
+    """What ``--json`` says."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        command("--json", *flags, **files)
+    return json.loads(said.getvalue())
+
+
+def parquet(**columns: list) -> bytes:
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 def other(*words: str) -> None:
@@ -64,7 +84,22 @@ case(COMMANDS, "a damaged Parquet file", DataError, "cannot be read")(lambda: co
 case(COMMANDS, "text in a column of numbers", DataError, 'row 1: column "a" is numeric in the training table, here "x"')(
     lambda: command(test="a,b\nx,u\n")
 )
-case(COMMANDS, "infinity in a file", ValueError, "infinity in column")(lambda: command(test="a,b\ninf,u\n"))
+case(COMMANDS, "infinity in a file", DataError, 'test.csv, row 1: column "a" holds infinity')(lambda: command(test="a,b\ninf,u\n"))
+case(COMMANDS, "a list in a Parquet cell of a column in use", DataError, 'row 1: column "a" holds list, not one value')(
+    lambda: command(test=parquet(a=[[1.0]], b=["u"]), suffix=".parquet")
+)
+case(COMMANDS, "the same in a column that --columns leaves out", None, "the other columns are read")(
+    lambda: command("--columns", "b", test=parquet(a=[[1.0]], b=["u"]), suffix=".parquet") is None
+)
+case(COMMANDS, "dates in the training table, text in their place", DataError, 'column "when" holds dates in the training table')(
+    lambda: command("--train", "test.parquet", "--test", "train.csv", "--columns", "when", train="when\n2024-01-01\n",
+                    test=parquet(when=[datetime.date(2024, 1, 1 + i) for i in range(20)], y=["no", "yes"] * 10), suffix=".parquet")
+)  # fmt: skip
+case(COMMANDS, "a context of one row", ConfigError, "--max-context-rows is 1")(lambda: command("--max-context-rows", "1"))
+case(COMMANDS, "fewer context rows than classes", DataError, "fewer rows than the 3 classes of y")(
+    lambda: command("--max-context-rows", "2", train=GOOD + "1,u,maybe\n")
+)
+case(COMMANDS, "a negative seed", ConfigError, "--seed is -1")(lambda: command("--seed", "-1"))
 case(COMMANDS, "fewer than two classes", DataError, "fewer than 2 classes")(
     lambda: command(train="a,b,y\n1,u,no\n2,v,no\n")
 )
@@ -72,8 +107,18 @@ case(COMMANDS, "a target of decimal numbers", DataError, "holds decimal numbers 
     lambda: command(train="a,b,y\n" + "".join(f"{i},u,{i / 2}\n" for i in range(20)))
 )
 case(COMMANDS, "a target of whole numbers written with a decimal point", None, "classes 0, 1, 2 ...")(
-    lambda: command(train="a,b,y\n" + "".join(f"{i},u,{i % 3}.0\n" for i in range(20)), test="a,b\n1,u\n") is None
+    lambda: told(train="a,b,y\n" + "".join(f"{i},u,{i % 3}.0\n" for i in range(20)), test="a,b\n1,u\n")["classes"] == ["0", "1", "2"]
 )
+case(COMMANDS, "the same where the test labels have none", None, "they are the same classes")(
+    lambda: told(train=f"a,b,y\n{''.join(f'{i},u,{i % 2}.0' + chr(10) for i in range(20))}9,u,\n", test="a,b,y\n1,u,1\n1,u,0\n")["accuracy"] == 0.5
+)
+case(COMMANDS, "labels that are names with a number among them", None, "classes as they stand")(
+    lambda: told(train="a,b,y\n" + "".join(f"{i},u,{('1.0', 'beta')[i % 2]}\n" for i in range(20)), test="a,b\n1,u\n")["classes"] == ["1.0", "beta"]
+)
+case(COMMANDS, "labels that are NaN in Parquet", None, "no class; their rows are left out, with a warning on stderr")(
+    lambda: told("--train", "test.parquet", "--test", "train.csv", train="a\n1\n", suffix=".parquet",
+                 test=parquet(a=list(range(20)), y=[0.0, 1.0] * 9 + [float("nan")] * 2))["classes"] == ["0", "1"]
+)  # fmt: skip
 case(COMMANDS, "training rows without a label", None, "left out, with a warning on stderr")(
     lambda: command("--json", train=GOOD + "3,u,\n") is None
 )

@@ -83,6 +83,17 @@ def test_a_class_of_one_row_is_possible_and_one_without_rows_is_not():
     assert (_stack(scores[y != 2], x[y != 2], y[y != 2]).probabilities(scores)[:, 2] == 0).all()
 
 
+def test_a_class_whose_share_of_the_rows_drawn_is_less_than_one_keeps_one(monkeypatch):
+    monkeypatch.setattr(score_stack, "MOST_ROWS", 200)
+    _, scores, x, _ = _scored(500, 2, 3)
+    y = np.ones(500, int)
+    y[[7, 9]] = 0  # 0.8 of 200 rows
+    assert (_stack(scores, x, y).probabilities(scores)[:, 0] > 0).all()
+    y[[100, 200]] = 2
+    three = np.concatenate([scores, scores[..., :1]], axis=2)
+    assert (_stack(three, x, y).probabilities(three) > 0).all()
+
+
 def test_the_pool_averages_logarithms():
     p, q = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]), np.array([[0.1, 0.8, 0.1], [1.0, 0.0, 0.0]])
     np.testing.assert_allclose(pool(p, q, 0.0), np.maximum(p, 1e-7) / np.maximum(p, 1e-7).sum(1, keepdims=True))

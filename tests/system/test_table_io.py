@@ -67,16 +67,16 @@ def test_missing_words_quotes_and_late_columns(tmp_path):
 def test_types_come_from_the_training_table(tmp_path):
     train = {"n": ["1", None, "2.5"], "code": ["1", "a", None], "mixed": [1, 2.0, None]}
     test = {"n": [None, "7"], "code": ["1", "2"], "mixed": ["3", 4]}
-    x, z = table_io.typed(train, test, tmp_path)
+    x, z = table_io.typed(train, test, tmp_path, tmp_path)
     assert x[0].tolist() == [1.0, "1", 1] and x[1].tolist() == [None, "a", 2.0]
     assert z.tolist() == [[None, "1", 3.0], [7.0, "2", 4]]
     assert x.dtype == np.object_
     with pytest.raises(DataError, match='column "n" is numeric'):
-        table_io.typed(train, {**test, "n": ["x", "7"]}, tmp_path)
+        table_io.typed(train, {**test, "n": ["x", "7"]}, tmp_path, tmp_path)
 
 
 def test_numbers_written_by_arrow_stand_for_text_categories(tmp_path):
-    x, z = table_io.typed({"c": ["1", "b"]}, {"c": [1, None]}, tmp_path)
+    x, z = table_io.typed({"c": ["1", "b"]}, {"c": [1, None]}, tmp_path, tmp_path)
     assert z[:, 0].tolist() == ["1", None] and x[:, 0].tolist() == ["1", "b"]
 
 
