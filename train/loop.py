@@ -158,8 +158,8 @@ class _Run:
             }
         )  # fmt: skip
         self.devices = pick_devices(self.recipe)
-        state, resumed_from, horizon = self._start(resume, progress)
         stack.callback(self.files.close)
+        state, resumed_from, horizon = self._start(resume, progress)
         progress.say(
             f"{self.recipe.name}: {count_params(state.params):,} parameters on {kind_of(self.devices)}{idle(self.devices)}"
             + (f" in {team.size} processes" if team.size > 1 else "")
@@ -246,9 +246,12 @@ class _Run:
 
         def work() -> list[Any]:
             replanned = self.files.open(resume)
+            checkpoint = self.files.restore(state, progress.say) if resume else None
+            if checkpoint and "time_limit" in checkpoint.meta:  # older ones do not say
+                # Not by config.yaml, which a leg that was refused or stopped before its first save has written too.
+                replanned = checkpoint.meta["time_limit"] != self.cfg.time_limit
             if replanned and self.total_time is None:
                 self.total_time = self.cfg.time_limit  # another plan than before was asked for
-            checkpoint = self.files.restore(state, progress.say) if resume else None
             found.extend([] if checkpoint is None else [checkpoint])
             horizon = self._horizon_at_start(checkpoint)
             self.files.start_metrics(checkpoint.step if checkpoint else None)
@@ -371,8 +374,9 @@ class _Run:
         where = f"the last good checkpoint is {saved[-1][1]}" if saved else "no checkpoint was written yet"
         raise NumericalError(
             f"{worst} steps in a row up to step {step} had no finite loss or gradient (train.max_bad_steps is "
-            f"{self.cfg.max_bad_steps}); {where}. Lower train.learning_rate or train.clip, or look at the prior; the "
-            f"steps are listed in {self.out / 'metrics.jsonl'}"
+            f"{self.cfg.max_bad_steps}); {where}. Start again in another directory with a lower train.learning_rate or "
+            "train.clip, which a run cannot change on its way, or look at the prior; the steps are listed in "
+            f"{self.out / 'metrics.jsonl'}"
         )
 
     def _validate(self, programs: list[Any], state: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class RunDirectory:
         self.out, self.recipe, self.prior, self.seed = out, recipe, prior, seed
         self.checkpoints = out / CHECKPOINTS
         self._metrics: MetricsFile | None = None
+        self._lock: int | None = None
         self._start: LoadedWeights | None = None
 
     def open(self, resume: bool) -> bool:
@@ -51,15 +53,18 @@ class RunDirectory:
 
         Weights to start from are copied, so that a run goes on from what it began with whatever becomes of them.
 
+        Until `close` no other process can open it, where the system has locks.
+
         Returns:
-          Whether ``train.time_limit`` differs from that of the leg before.
+          Whether ``train.time_limit`` differs from that in config.yaml.
 
         Raises:
-          ConfigError: the directory holds another run, or one and ``resume`` is false; or the network of the recipe cannot
+          ConfigError: another process trains in the directory; it holds another run, or one and ``resume`` is false; or the network of the recipe cannot
             start from the weights it names.
           MissingError, DataError: those weights cannot be read.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        self._claim()
         config, replanned = self.out / "config.yaml", False
         if list_checkpoints(self.checkpoints) and not resume:
             raise ConfigError(f"{self.out} already holds a run; resume it (--resume) or choose another directory")
@@ -81,6 +86,23 @@ class RunDirectory:
         if not (self.out / "env.json").is_file():
             write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
         return replanned
+
+    def _claim(self) -> None:
+        """Two processes in one directory would remove each other's checkpoints. The system lifts the lock when a process dies."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        folder = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise ConfigError(f"another process is training in {self.out}; wait for it or stop it, or choose another directory") from None
+        except OSError:  # a file system without locks
+            os.close(folder)
+            return
+        self._lock = folder
 
     def _starting_weights(self, start_from: str, goes_on: bool) -> LoadedWeights:
         kept = self.out / START
@@ -117,7 +139,10 @@ class RunDirectory:
 
     def save(self, state: TrainState, meta: dict[str, Any]) -> None:
         """Writes a checkpoint; ``meta`` are notes to find again when resuming."""
-        known = {"seed": self.seed, "prior": config_digest(self.prior), "jax": jax.__version__}
+        known = {
+            "seed": self.seed, "prior": config_digest(self.prior), "jax": jax.__version__,
+            "time_limit": self.recipe.train.time_limit,
+        }  # fmt: skip
         with self._writing("a checkpoint"):
             save_checkpoint(self.checkpoints, jax.device_get(state), known | meta, self.recipe.train.keep_checkpoints)
 
@@ -167,15 +192,21 @@ class RunDirectory:
             self._metrics.write(**values)
 
     def close(self) -> None:
-        """Flushes metrics.jsonl."""
+        """Flushes metrics.jsonl and lets other processes in."""
         if self._metrics is not None:
             self._metrics.close()
+            self._metrics = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Says what is lost and what is not when a disk is full or gone."""
         try:
             yield
+        except PrioraxError:  # says itself what is wrong
+            raise
         except Exception as error:
             # Orbax and safetensors report a full disk by errors of many kinds, some of which speak of memory.
             saved = list_checkpoints(self.checkpoints)

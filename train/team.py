@@ -136,7 +136,7 @@ def join(coordinator: str, processes: int | None = None, index: int | None = Non
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         if automatic:
             raise MissingError(
-                f"no cluster was recognised ({first}); give --coordinator HOST:PORT, --num-processes and --process-id"
+                f"no cluster was recognised ({first}); give coordinator=\"HOST:PORT\", processes= and index="
             ) from None
         raise MissingError(
             f"process {index} of {processes} did not find the others at {coordinator} within {timeout:g} s ({first}); "
@@ -162,7 +162,7 @@ def _check(coordinator: str, processes: int | None, index: int | None) -> None:
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f'the coordinator is {coordinator!r}; write HOST:PORT, e.g. 10.0.0.1:1234, or "auto"')
     if processes is None or index is None:
-        raise ConfigError("a coordinator needs the number of processes and this one's id (--num-processes, --process-id)")
+        raise ConfigError("a coordinator needs the number of processes and which of them this is (processes=, index=)")
     if processes < 1:
         raise ConfigError(f"the number of processes is {processes}; it must be at least 1")
     if not 0 <= index < processes:

@@ -17,6 +17,7 @@ from priorax.configs.eval import Protocol
 from priorax.eval import evaluate, evaluation_report, leaderboard, write_page
 from priorax.eval.report import Section, table_html
 from priorax.eval.result import COLUMNS, TIMES
+from priorax.eval.store import Store
 
 FAST = "majority,logistic_regression,knn"
 
@@ -107,6 +108,22 @@ def test_killed_and_run_again_equals_uninterrupted(tmp_path):
     assert same(whole, again)
     kept = [path for path, time in cells.items() if path.stat().st_mtime_ns == time]
     assert len(kept) == len(cells) - 1  # nothing finished was computed twice, the damaged cell was
+
+
+def test_a_cell_with_any_byte_changed_is_passed_over_or_whole(tmp_path):
+    store = Store(tmp_path)
+    store.put({"method": "m", "task": "t", "repeat": 0, "fold": 0}, np.array([0, 1]), np.full((2, 2), 0.5))
+    (whole,) = store.cells("m", "t")
+    (path,) = tmp_path.rglob("*.npz")
+    content = path.read_bytes()
+    lost = 0
+    for i in range(0, len(content), 3):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 0xFF]) + content[i + 1 :])
+        found = list(store.cells("m", "t"))
+        lost += not found
+        for cell in found:  # a byte that nothing depends on, such as a time
+            assert cell.meta == whole.meta and (cell.p == whole.p).all() and (cell.y == whole.y).all()
+    assert lost > len(content) // 6
 
 
 def test_a_folder_belongs_to_one_evaluation(tmp_path):

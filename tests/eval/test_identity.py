@@ -101,6 +101,10 @@ def test_versions_count(monkeypatch, changed):
     assert differ == [changed != "lightgbm"] * 2 + [True]
 
 
+def test_a_networks_results_are_those_of_the_libraries_its_scores_are_computed_with():
+    assert {"priorax", "jax", "numpy", "scipy", "scikit-learn"} == identity.versions("network").keys()
+
+
 def test_every_part_of_a_data_set_counts():
     x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
     data = DataSet("a", "a", x, y, ("n", "p"), np.zeros(2, bool))

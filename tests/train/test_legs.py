@@ -6,14 +6,18 @@ import dataclasses
 import json
 import time
 
+import jax
+import numpy as np
 import pytest
 from priorax.configs import ConfigError, load_prior
+from priorax.configs.errors import NumericalError
 from priorax.configs.recipe import TaskShape
 from priorax.train import pretrain
-from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
+from priorax.train.checkpoints import list_checkpoints, restore_checkpoint, verify_checkpoint
 from priorax.train.clock import Clock, whole_run, worth_replanning
 from priorax.train.curriculum import Pace
 from priorax.train.heldout import other_tasks_held_out
+from priorax.train.rundir import RunDirectory
 from priorax.train.state import init_state
 
 
@@ -231,3 +235,44 @@ def test_a_limit_of_training_alone_goes_into_training(toy, tmp_path):
     # With everything counted two seconds are kept back to validate and to write, and not a step would be taken.
     assert result.steps > 8 and 0 < result.train_seconds < 1.5
     assert result.validation["shapes"]
+
+
+def test_another_limit_of_the_recipe_counts_whatever_became_of_the_leg_that_first_had_it(toy, tmp_path):
+    train = dataclasses.replace(toy.RECIPE.train, steps=None, time_limit=3600, checkpoint_steps=10**6)
+    recipe = dataclasses.replace(toy.RECIPE, train=train)
+    longer = dataclasses.replace(recipe, train=dataclasses.replace(train, time_limit=7200))
+    out, kind = tmp_path / "run", {"quiet": True, "sampler_factory": toy.linear_tasks}
+
+    def planned() -> float:
+        return verify_checkpoint(list_checkpoints(out / "checkpoints")[-1][1])["meta"]["planned_seconds"]
+
+    pretrain(recipe, out, watch=lambda at: at.step >= 8, **kind)
+    assert planned() == 3600
+    with pytest.raises(ConfigError, match="started with seed 0"):
+        pretrain(longer, out, resume=True, seed=1, **kind)
+    pretrain(longer, out, resume=True, watch=lambda at: at.step >= 16, **kind)
+    assert planned() == 7200
+    pretrain(longer, out, resume=True, watch=lambda at: at.step >= 24, **kind)
+    assert planned() == 7200
+    with pytest.raises(ConfigError, match="another process is training"):
+        pretrain(longer, out, resume=True, watch=lambda at: pretrain(longer, out, resume=True, **kind), **kind)
+
+
+def test_a_directory_has_one_process_at_a_time(toy, tmp_path):
+    one, two = (RunDirectory(tmp_path / "run", toy.RECIPE, load_prior(toy.RECIPE.prior), 0) for _ in range(2))
+    one.open(False)
+    with pytest.raises(ConfigError, match="another process is training"):
+        two.open(True)
+    one.close()
+    two.open(True)
+    two.close()
+
+
+def test_what_is_wrong_with_the_weights_is_not_called_a_full_disk(toy, tmp_path):
+    run = RunDirectory(tmp_path / "run", toy.RECIPE, load_prior(toy.RECIPE.prior), 0)
+    state = init_state(toy.RECIPE, 0, 24)
+    huge = jax.tree.map(lambda a: a + 1e9, state.average)  # beyond what the file's 16 bits can hold
+    run.open(False)
+    with pytest.raises(NumericalError, match="float16"):
+        run.export(dataclasses.replace(state, step=np.int32(8), average=huge), 64, {"loss": 1.0, "accuracy": 0.5, "roc_auc": 0.5})
+    run.close()

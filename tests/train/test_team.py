@@ -96,8 +96,8 @@ def test_errors_end_every_process_with_a_reason(start_team, tmp_path):
     [
         (("10.0.0.1", 2, 0), "write HOST:PORT"),
         (("10.0.0.1:99999", 2, 0), "write HOST:PORT"),
-        (("10.0.0.1:1234", None, 0), "--num-processes"),
-        (("10.0.0.1:1234", 2, None), "--process-id"),
+        (("10.0.0.1:1234", None, 0), "processes="),
+        (("10.0.0.1:1234", 2, None), "index="),
         (("10.0.0.1:1234", 0, 0), "at least 1"),
         (("10.0.0.1:1234", 2, 2), r"lies in 0 \.\. 1"),
         (("auto", 2, None), "come from the cluster"),
