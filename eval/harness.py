@@ -50,7 +50,7 @@ def evaluate(
       protocol: a name in `PROTOCOLS`, a `Protocol`, or None for the suite's own.
       out: folder; results already in it are kept where data, splits, methods and versions are the same, failures are
         tried again. None: temporary.
-      seed: fixes subsets, splits and everything random in methods.
+      seed: fixes subsets, splits and everything random in methods; 0 to 2**31 - 1.
       openml_cache: folder in the openml client's layout to read instead of the network.
       jobs: processes.
       n_estimators: ensemble size of networks that do not say it themselves.
@@ -252,6 +252,21 @@ def _report(tell, method: str, name: str, records: list[dict[str, Any]]) -> None
         tell("eval.task", method=method, data=name, roc_auc=float(np.mean(good)), folds=len(good), seconds=seconds)
 
 
+def check_arguments(
+    suite: Any, methods: Any, protocol: str | Protocol | None = None, *, seed: int = 0, openml_cache: str | Path | None = None,
+    n_estimators: int | None = None, tasks: Sequence[str] | None = None,
+) -> None:  # fmt: skip
+    """Finds out whether `evaluate` would refuse these arguments, before anything is written or removed for it.
+
+    Raises:
+      ConfigError: unknown suite, task, method or protocol; a seed out of range.
+    """
+    suite = load_suite(suite, openml_cache)
+    parse_methods(methods, n_estimators)
+    pick_tasks(suite, tasks)
+    _settled(suite, protocol, seed)
+
+
 def check_folder(
     out: str | Path, suite: str | Path, protocol: str | Protocol | None = None, *, seed: int = 0,
     openml_cache: str | Path | None = None,
@@ -272,6 +287,8 @@ def _identity(suite: Suite, protocol: Protocol, seed: int) -> dict[str, Any]:
 
 def _settled(suite: Suite, protocol: str | Protocol | None, seed: int) -> tuple[Protocol, int]:
     """The protocol, the suite's own unless one is given, and the seed, which a protocol may fix."""
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"the seed of an evaluation is {seed}; it must lie in [0, 2**31)")
     protocol = _protocol(protocol or suite.config.protocol)
     return protocol, seed if protocol.seed is None else protocol.seed
 

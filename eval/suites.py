@@ -182,6 +182,8 @@ def load_suite(spec: Any, openml_cache: str | os.PathLike | None = None) -> Suit
                 '("11,37"), data files ("a.csv::target"), a folder made by prefetch, or a YAML file.'
             )
     if isinstance(spec, Sequence) and spec:
+        if len(set(map(str, spec))) != len(spec):
+            raise ConfigError(f"the suite {', '.join(map(str, spec))} names a task twice")
         if all(isinstance(task, (int, np.integer)) for task in spec):
             return Suite(SuiteConfig("openml-tasks", "openml", tuple(int(t) for t in spec), "official"), openml_cache)
         if all(isinstance(task, (str, os.PathLike)) and _is_data_file(os.fspath(task)) for task in spec):

@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..configs.errors import ConfigError, DataError, ThresholdError
-from ..configs.files import replacing, sha256_of, write_text
+from ..configs.errors import ConfigError, DataError, ThresholdError, require
+from ..configs.files import claimed, replacing, sha256_of, write_text
 from ..configs.load import config_digest, to_yaml
 from ..configs.prior import ENGINE_VERSION, PriorConfig
 from .dump_repair import damage, note_of, place, read_manifest, reopen
@@ -203,11 +203,15 @@ def write_dump(
       both when no part was written); and the tasks, bytes and the manifest's sha256 when finished.
 
     Raises:
-      ConfigError: the folder holds a dump with other settings, or the shard is out of range.
+      ConfigError: the folder holds a dump with other settings, the shard is out of range, or another process is making the same
+        part.
+      MissingError: the format needs a package that is not installed.
     """
     i, n = shard
     if not 0 <= i < n:
         raise ConfigError(f"shard {i}/{n}: the first number must lie in 0 .. {n - 1}")
+    for module in FORMATS[spec.format].needs:
+        require(module, "dumps", f"the format {spec.format}")
     progress = out / ".progress"
     _note_settings(out, spec)
     progress.mkdir(exist_ok=True)
@@ -230,12 +234,16 @@ def write_dump(
             if stop():
                 break
         began = time.monotonic()
-        _write_part(spec, out, part, on_tasks)
+        lock = progress / f"{part:05d}.lock"
+        lock.mkdir(exist_ok=True)
+        with claimed(lock, f"another process is making part {part} of {out}; wait for it, or share the parts out with --shard"):
+            _write_part(spec, out, part, on_tasks)
         written, seconds = written + len(spec.part_ids(part)), seconds + time.monotonic() - began
     noted = [_noted(out, p) for p in range(spec.n_parts)]
     done = sum(note is not None for note in noted)
     if (out / "manifest.json").exists():
         done = spec.n_parts
+        _finish(spec, out, read_manifest(out)["files"])  # what describes the data may be missing or changed
     elif done == spec.n_parts:
         _finish(spec, out, [entry for note in noted for entry in note or ()])
     result: dict[str, Any] = {
@@ -326,7 +334,7 @@ def _noted(out: Path, part: int) -> list[dict[str, Any]] | None:
 
 def _write_part(spec: DumpSpec, out: Path, part: int, on_tasks: Callable[[int], None]) -> None:
     scratch = out / ".progress" / f"{part:05d}.parts"
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed: the part is claimed
     scratch.mkdir()
     ids = spec.part_ids(part)
     summary = spec.summary()
@@ -376,6 +384,7 @@ def _finish(spec: DumpSpec, out: Path, files: list[dict[str, Any]]) -> None:
         write_text(out / "dataset_info.json", json.dumps(info, indent=2) + "\n")
     if spec.format == "tabicl":
         write_text(out / "metadata.json", json.dumps(_tabicl_metadata(spec), indent=2) + "\n")
+    write_text(out / "config.yaml", to_yaml(spec.drawn_prior))
     write_text(out / "README.md", card(settings, files))
     if spec.format == "parquet":
         write_text(out / "croissant.json", json.dumps(croissant(settings, files, spec.with_graph, spec.with_info), indent=2) + "\n")

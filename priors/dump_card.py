@@ -59,7 +59,7 @@ def card(settings: dict[str, Any], files: list[dict[str, Any]]) -> str:
         [
             *front, "---", "", f"# Synthetic tabular tasks from the prior {prior['name']}", "",
             "Each task is a small classification table drawn from its own random structural causal model. No real data",
-            "went in. `config.yaml` holds the full prior, `manifest.json` the sha256 of every file.", "",
+            "went in. `config.yaml` holds the full prior, `manifest.json` the sha256 of every data file.", "",
             "| | |", "|---|---|", table, "", "```python", reading, "```", "",
             "Made by Priorax. Licence of the data: Apache-2.0.", "",
         ]

@@ -58,13 +58,14 @@ Writer = Callable[[Path, Chunks, PartInfo], list[str]]
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A dump format: its writer, whether it can hold missing values, whether it needs equal groups, whether it has a place
-    for graphs and facts about tasks."""
+    for graphs and facts about tasks; and the modules of the extra ``dumps`` that writing it needs."""
 
     write: Writer
     holds_nan: bool
     grouped: bool = False
     with_extras: bool = False
     about: str = ""
+    needs: tuple[str, ...] = ()
 
 
 # --- Parquet: one row per task ------------------------------------------------------------------------------------
@@ -276,9 +277,11 @@ def write_csv(folder: Path, chunks: Chunks, info: PartInfo) -> list[str]:
 
 FORMATS: dict[str, Format] = {
     "parquet": Format(
-        write_parquet, holds_nan=True, with_extras=True, about="one row per task; reading needs only pyarrow"
+        write_parquet, holds_nan=True, with_extras=True, about="one row per task; reading needs only pyarrow",
+        needs=("pyarrow.parquet",),
     ),
-    "hdf5": Format(write_hdf5, holds_nan=False, grouped=True, about="prior dump for nanoTabPFN and TFM-Playground"),
+    "hdf5": Format(write_hdf5, holds_nan=False, grouped=True, about="prior dump for nanoTabPFN and TFM-Playground",
+                   needs=("h5py",)),  # fmt: skip
     "tabicl": Format(write_tabicl, holds_nan=False, about="saved prior batches of TabICL (.pt)"),
     "npz": Format(write_npz, holds_nan=True, with_extras=True, about="padded NumPy arrays"),
     "csv": Format(write_csv, holds_nan=True, with_extras=True, about="one CSV per task with a JSON sidecar"),

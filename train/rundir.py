@@ -7,7 +7,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 
 from ..configs.errors import ConfigError, DataError, PrioraxError
-from ..configs.files import replacing, write_text
+from ..configs.files import claimed, replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
 from ..configs.recipe import Recipe
@@ -45,7 +44,7 @@ class RunDirectory:
         self.out, self.recipe, self.prior, self.seed = out, recipe, prior, seed
         self.checkpoints = out / CHECKPOINTS
         self._metrics: MetricsFile | None = None
-        self._lock: int | None = None
+        self._held = contextlib.ExitStack()
         self._start: LoadedWeights | None = None
 
     def open(self, resume: bool) -> bool:
@@ -53,7 +52,7 @@ class RunDirectory:
 
         Weights to start from are copied, so that a run goes on from what it began with whatever becomes of them.
 
-        Until `close` no other process can open it, where the system has locks.
+        Until `close` no other process can open it.
 
         Returns:
           Whether ``train.time_limit`` differs from that in config.yaml.
@@ -64,7 +63,9 @@ class RunDirectory:
           MissingError, DataError: those weights cannot be read.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._held.enter_context(
+            claimed(self.out, f"another process is training in {self.out}; wait for it or stop it, or choose another directory")
+        )
         config, replanned = self.out / "config.yaml", False
         if list_checkpoints(self.checkpoints) and not resume:
             raise ConfigError(f"{self.out} already holds a run; resume it (--resume) or choose another directory")
@@ -86,23 +87,6 @@ class RunDirectory:
         if not (self.out / "env.json").is_file():
             write_text(self.out / "env.json", json.dumps(_environment(), indent=1) + "\n")
         return replanned
-
-    def _claim(self) -> None:
-        """Two processes in one directory would remove each other's checkpoints. The system lifts the lock when a process dies."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        folder = os.open(self.out, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(folder)
-            raise ConfigError(f"another process is training in {self.out}; wait for it or stop it, or choose another directory") from None
-        except OSError:  # a file system without locks
-            os.close(folder)
-            return
-        self._lock = folder
 
     def _starting_weights(self, start_from: str, goes_on: bool) -> LoadedWeights:
         kept = self.out / START
@@ -196,9 +180,7 @@ class RunDirectory:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 from priorax.configs.errors import ConfigError, MemoryLimitError, PrioraxError
 
@@ -90,6 +91,7 @@ def _run(args: list[str]) -> int:
     _refuse_repeats(rest)
     cls = getattr(importlib.import_module(f"priorax.{module}"), cls_name)
     command, unknown = tyro.cli(cls, prog=f"priorax {name}", args=rest, return_unknown_args=True)
+    command = _with_defaults(command, rest)
     settings = {}
     if unknown:
         _refuse_unknown_flags(name, cls, unknown)
@@ -100,6 +102,18 @@ def _run(args: list[str]) -> int:
     command.start_devices()
     command.run(settings)
     return 0
+
+
+def _with_defaults(command: Any, given: list[str]) -> Any:
+    """A positional argument that is left out beside settings: tyro 1.0 makes of it the text "[]" instead of its default."""
+    import dataclasses
+
+    lost = {
+        f.name: f.default
+        for f in dataclasses.fields(command)
+        if getattr(command, f.name) == "[]" and f.default is not dataclasses.MISSING and "[]" not in given
+    }
+    return dataclasses.replace(command, **lost) if lost else command
 
 
 def _refuse_unknown_flags(name: str, cls: type, unknown: list[str]) -> None:

@@ -31,6 +31,7 @@ class _Bench(options.Common):
 
     def _finish(self, kind: str, points: list[dict[str, Any]], measure: str, higher_is_better: bool) -> None:
         out = output.check_out_file(self.out, self.overwrite) if self.out else None
+        base = _base(self.compare) if self.compare else None  # before --out, which may be the same file, is written
         if out:
             record = {"kind": kind, "environment": runtime.environment(), "points": points}
             output.write_text(out, json.dumps(output.jsonable(record), indent=1) + "\n")
@@ -38,14 +39,16 @@ class _Bench(options.Common):
             output.emit_json(points)
         else:
             print(_table(points))
-        if self.compare:
-            _compare(points, self.compare, measure, higher_is_better, self.max_regression)
+        if base is not None:
+            _compare(points, base, self.compare, measure, higher_is_better, self.max_regression)
 
     def _check(self) -> None:
         if self.repeats < 1:
             raise ConfigError(f"--repeats is {self.repeats}; it must be at least 1")
         if self.out:
             output.check_out_file(self.out, self.overwrite)
+        if self.compare:
+            _base(self.compare)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,16 +261,30 @@ def _table(points: list[dict[str, Any]]) -> str:
     return output.table([[show(v) for v in p.values()] for p in points], list(points[0]))
 
 
-def _compare(points: list[dict[str, Any]], base: Path, measure: str, higher: bool, percent: float) -> None:
+def _base(path: Path) -> dict[str, dict[str, Any]]:
+    """The points of an earlier run by what they measure."""
     try:
-        old = json.loads(base.read_text())
+        old = json.loads(path.read_text())
         old = old["points"] if isinstance(old, dict) else old
-        table = {_key(p): p[measure]["median"] for p in old if _is_ours(p)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"--compare {base} cannot be read as a benchmark result: {error}") from None
+        return {_key(p): p for p in old if _is_ours(p)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"--compare {path} cannot be read as a benchmark result: {error}") from None
+
+
+def _compare(
+    points: list[dict[str, Any]], old: dict[str, dict[str, Any]], base: Path, measure: str, higher: bool, percent: float
+) -> None:
+    try:
+        table = {key: point[measure]["median"] for key, point in old.items()}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"--compare {base} is the result of another benchmark: its points have no {error}") from None
+    ours = [p for p in points if _is_ours(p)]
+    if ours and not any(_key(p) in table for p in ours):
+        raise DataError(f"--compare {base} holds none of the points measured ({'; '.join(map(_key, ours))}): nothing to compare with")
     worse = []
-    for p in points:
-        if not _is_ours(p) or _key(p) not in table:
+    for p in ours:
+        if _key(p) not in table:
+            output.log(f"warning: {_key(p)} is not in {base} and is not compared")
             continue
         before, now = table[_key(p)], p[measure]["median"]
         change = 100 * (now / before - 1) * (1 if higher else -1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from priorax import options, output, runtime
-from priorax.configs.errors import ConfigError, MissingError, PrioraxError, ThresholdError
+from priorax.configs.errors import ConfigError, MissingError, PrioraxError, ThresholdError, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,15 @@ class Evaluate(options.OutDir):
     """Directory of an earlier evaluation under the same protocol: what changed is shown, with intervals."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.eval import changes, check_folder, evaluate, evaluation_report, leaderboard, load_result
+        from priorax.eval import (
+            changes,
+            check_arguments,
+            check_folder,
+            evaluate,
+            evaluation_report,
+            leaderboard,
+            load_result,
+        )
 
         limits = [_limit(text) for text in self.fail_under]
         if self.jobs < 1:
@@ -60,6 +68,11 @@ class Evaluate(options.OutDir):
             return
         methods = self._methods()
         earlier = load_result(self.compare_with) if self.compare_with else None
+        # Before --overwrite removes anything.
+        check_arguments(
+            self.suite, methods, self.protocol, seed=self.seed, openml_cache=self.openml_cache, n_estimators=self.n_estimators,
+            tasks=self.tasks or None,
+        )  # fmt: skip
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume) if self.out else None
         if out:
             # A folder that will be refused keeps what it says of itself.
@@ -118,10 +131,13 @@ class Evaluate(options.OutDir):
         return methods
 
     def _prefetch(self) -> None:
-        from priorax.eval import prefetch
+        from priorax.eval import load_suite, prefetch
 
         if self.out is None:
             raise ConfigError("--prefetch needs --out, the directory to fill")
+        load_suite(self.suite, self.openml_cache)  # before --overwrite removes anything
+        for module in ("pyarrow", "pandas"):
+            require(module, "eval", "--prefetch")
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
         output.write_run(out, "evaluate --prefetch", {"suite": self.suite})
         manifest = prefetch(self.suite, out, openml_cache=self.openml_cache, log=output.log_event)
@@ -144,17 +160,23 @@ class Evaluate(options.OutDir):
 
 def roc_auc(result: Any) -> dict[str, dict[str, float]]:
     """{method: {data set: mean ROC AUC over folds}}."""
-    table = result.table("roc_auc")
+    table, labels = result.table("roc_auc"), _labels(result)
     return {
-        method: {result.names.get(task, task): float(table[i, j]) for j, task in enumerate(result.tasks)}
+        method: {label: float(table[i, j]) for j, label in enumerate(labels)}
         for i, method in enumerate(result.methods)
     }
+
+
+def _labels(result: Any) -> list[str]:
+    """Names of the data sets, with the task where two have one name, as two targets of a file have."""
+    names = [result.names.get(task, task) for task in result.tasks]
+    return [name if names.count(name) == 1 else f"{name} ({task})" for name, task in zip(names, result.tasks, strict=True)]
 
 
 def score_table(result: Any, board: list[dict[str, Any]]) -> str:
     """Leaderboard rows with the ROC AUC of every data set."""
     scores = roc_auc(result)
-    names = [result.names.get(task, task) for task in result.tasks]
+    names = _labels(result)
     wide = len(names) > 8
     header = ["method", *([] if wide else names), "mean", "rank", "fit s", "predict s"]
     rows = []

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from priorax import options, output
-from priorax.configs.errors import ConfigError
+from priorax.configs.errors import ConfigError, require
 from priorax.configs.interrupt import StopFlag
 
 
@@ -85,6 +85,8 @@ class Generate(options.OutDir):
             raw = self.n_tasks * self.rows * (self.columns + 1) * 4
             self._show({**spec.summary(), "files": spec.n_parts, "uncompressed_mb_at_most": round(raw / 1e6, 1)})
             return
+        for module in FORMATS[form].needs:  # before an older dump is removed
+            require(module, "dumps", f"--format {self.format}")
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
         dump.check_settings(out, spec)  # refused settings are not to be noted as those of the folder
         output.write_run(out, "generate", spec.summary())

@@ -82,7 +82,7 @@ def learnability(tasks: Sequence[TaskRecord], seed: int) -> np.ndarray:
 
     found = []
     for t in map(impute, tasks):
-        forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=seed).fit(
+        forest = RandomForestClassifier(60, min_samples_leaf=2, random_state=seed % 2**32).fit(
             t.x[: t.n_context], t.y[: t.n_context]
         )
         values, _ = score(t.y[t.n_context :], forest.predict_proba(t.x[t.n_context :]))

@@ -168,3 +168,11 @@ case(OTHERS, "exporting no columns", ConfigError, "columns is 0; allowed")(
     lambda: other("export", "net.stablehlo", "--model", TINY, "--columns", "0")
 )
 case(OTHERS, "a benchmark of no queries", ConfigError, "--queries is 0")(lambda: other("bench", "predict", "--queries", "0"))
+case(OTHERS, "an unknown setting where the prior is left out", ConfigError, "components.0.laws.missing_rate")(
+    lambda: other("inspect", "prior", "--components.0.laws.mising-rate", "1")
+)
+case(OTHERS, "a negative seed of an evaluation", ConfigError, "must lie in [0, 2**31)")(lambda: other("evaluate", "--seed", "-1"))
+case(OTHERS, "a task twice in a suite", ConfigError, "names a task twice")(lambda: other("evaluate", "--suite", "11,11"))
+case(OTHERS, "a benchmark compared with no benchmark", DataError, "cannot be read as a benchmark result")(
+    lambda: other("bench", "prior", "--compare", "full/file")
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,27 @@ def test_shards_make_the_same_folder(spec, whole, tmp_path):
     second = write_dump(spec, tmp_path, shard=(1, 2))
     assert second["finished"]
     assert content(tmp_path) == content(whole)
+
+
+def test_a_part_is_made_by_one_process_at_a_time(spec, whole, tmp_path):
+    refused = []
+
+    def meanwhile(tasks):
+        with pytest.raises(ConfigError, match="another process is making part") as caught:
+            write_dump(spec, tmp_path, shard=(len(refused), 3))
+        refused.append(str(caught.value))
+
+    assert write_dump(spec, tmp_path, on_tasks=meanwhile)["finished"]
+    assert len(refused) == 3 and content(tmp_path) == content(whole)
+
+
+def test_what_describes_a_finished_dump_is_written_again(spec, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    for name in ("README.md", "croissant.json"):
+        (tmp_path / "copy" / name).unlink()
+    (tmp_path / "copy" / "config.yaml").write_text("name: another\n")
+    assert write_dump(spec, tmp_path / "copy")["finished"]
+    assert content(tmp_path / "copy") == content(whole)
 
 
 def test_stopped_and_resumed_makes_the_same_folder(spec, whole, tmp_path):

@@ -330,12 +330,19 @@ def test_bench_prior_json_and_comparison(tmp_path, run_cli):
     record = json.loads(base.read_text())
     record["points"][0]["tasks_per_s"]["median"] *= 1000
     base.write_text(json.dumps(record))
-    from priorax.configs.errors import ThresholdError
+    from priorax.configs.errors import DataError, ThresholdError
 
-    from priorax.cmd_bench import _compare
+    from priorax.cmd_bench import BenchPrior
 
+    # The file of the earlier run may be the one to write: it is read first.
     with pytest.raises(ThresholdError, match="rows=64"):
-        _compare([point], base, "tasks_per_s", True, 10.0)
+        BenchPrior(compare=base, out=base, overwrite=True)._finish("prior", [point], "tasks_per_s", True)
+    assert json.loads(base.read_text())["points"] == [point]
+    BenchPrior(compare=base)._finish("prior", [point], "tasks_per_s", True)
+    with pytest.raises(DataError, match="holds none of the points"):
+        BenchPrior(compare=base)._finish("prior", [point | {"rows": 128}], "tasks_per_s", True)
+    with pytest.raises(DataError, match="another benchmark"):
+        BenchPrior(compare=base)._finish("prior", [point], "fit_predict_s", False)
 
 
 def test_log_json_parses_line_by_line(tmp_path, weights, capsys):

@@ -80,6 +80,35 @@ def test_a_folder_that_is_refused_keeps_what_it_says_of_itself(tmp_path, capsys)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--baselines", "mayority"), ("--tasks", "irys"), ("--suite", "bundeld"), ("--protocol", "kfolds"), ("--seed", "-1")]
+)
+def test_a_slip_costs_no_results(tmp_path, capsys, wrong):
+    """Neither does --overwrite remove any before all is checked, nor is a new folder left in which the next try is refused."""
+    args = ["evaluate", "--model", "none", "--baselines", "majority", "--tasks", "iris", "--quiet"]
+    old = tmp_path / "old" / "cells"
+    assert run(capsys, *args, "--out", old.parent)[0] == 0
+    kept = {path: path.read_bytes() for path in old.rglob("*.npz")}
+    slip = [word for word in args if word not in ("majority", "iris", "--baselines", "--tasks")]
+    slip += [word for flag, value in (("--baselines", "majority"), ("--tasks", "iris")) if flag != wrong[0] for word in (flag, value)]
+    assert run(capsys, *slip, *wrong, "--out", old.parent, "--overwrite")[0] == 2
+    assert kept and {path: path.read_bytes() for path in old.rglob("*.npz")} == kept
+    assert run(capsys, *slip, *wrong, "--out", tmp_path / "new")[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_targets_of_a_file_have_scores_of_their_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i % 7},{'xy'[i % 2]},{'uv'[(i % 7) > 3]}" for i in range(60)]
+    (tmp_path / "mine.csv").write_text("n,a,b\n" + "\n".join(lines) + "\n")
+    args = ["evaluate", "--suite", "mine.csv::a,mine.csv::b", "--model", "none", "--baselines", "knn", "--quiet"]
+    code, said, _ = run(capsys, *args, "--json")
+    scores = json.loads(said)["roc_auc"]["knn"]
+    assert code == 0 and scores.keys() == {"mine (mine.csv::a)", "mine (mine.csv::b)"}
+    assert scores["mine (mine.csv::b)"] == 1.0 > scores["mine (mine.csv::a)"]
+    assert f"{scores['mine (mine.csv::a)']:.4f}" in run(capsys, *args)[1]
+
+
 def flowers(folder):
     """A table of two classes that one column tells apart, its class in the last column."""
     path = folder / "flowers.csv"
