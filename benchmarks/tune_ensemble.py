@@ -29,6 +29,7 @@ import numpy as np
 from priorax.configs.errors import DataError, PrioraxError
 from priorax.configs.eval import PROTOCOLS
 from priorax.configs.files import replacing, write_text
+from priorax.eval.identity import data_digest, digest_of, split_digest
 from priorax.eval.metrics import HIGHER_IS_BETTER, score
 from priorax.eval.splits import apply_protocol
 from priorax.eval.statistics import bootstrap_mean
@@ -129,8 +130,10 @@ def gather(args: argparse.Namespace, tell: Any) -> Iterator[tuple[str, Logits]]:
             continue
         if note:
             tell(f"{data.name}: {note}")
+        whole = data_digest(data)
         for split in splits[: args.folds]:
-            stem = f"{task}-{split.repeat}-{split.fold}-{args.protocol}-{args.seed}-{args.members}-{encodings}"
+            rows = split_digest(whole, split)
+            stem = digest_of([rows, split.repeat, split.fold, args.protocol, args.seed, args.members, encodings])
             kept, y = np.unique(data.y[split.train], return_inverse=True)
             place = np.full(len(data.classes), -1)
             place[kept] = np.arange(len(kept))

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .device import has_fused_attention
+
 _MASKED = -1e30
 """Added to the score of a key that may not be seen; exp of it less any maximum is exactly 0 in float32."""
 
@@ -180,8 +182,4 @@ def pick_implementation(requested: str, dtype: jnp.dtype, head_width: int) -> st
         )
     if requested != "auto":
         return requested
-    return "cudnn" if able and _on_nvidia() else "xla"
-
-
-def _on_nvidia() -> bool:
-    return jax.default_backend() == "gpu" and "nvidia" in jax.devices()[0].device_kind.lower()
+    return "cudnn" if able and has_fused_attention() else "xla"

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
 from .attention import LONG, MAX_SCORES
 from .compile_cache import enable_compile_cache
+from .device import default_device, on_cpu
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
 
@@ -215,7 +217,7 @@ def check_memory(cfg: ModelConfig, rows: int, columns: int) -> None:
     padded = context_bucket(rows), column_bucket(columns)
     need = estimate_memory(cfg, *padded, QUERY_BUCKETS[-1])
     have, free = total_memory(), free_memory()
-    device = jax.default_backend()
+    device = default_device().platform
     # What halving either size would save tells which one to blame.
     fewer_rows = estimate_memory(cfg, padded[0] // 2, padded[1], QUERY_BUCKETS[-1]).total
     fewer_columns = estimate_memory(cfg, padded[0], padded[1] // 2, QUERY_BUCKETS[-1]).total
@@ -266,11 +268,15 @@ def _by_file(path: str, mtime: int, size: int) -> Engine:
     return _by_digest(load_weights(path))
 
 
-_ENGINES: dict[str, Engine] = {}
+# Files of the same weights share an engine as long as anything uses it; who loads hundreds of files need not keep them all.
+_ENGINES: weakref.WeakValueDictionary[str, Engine] = weakref.WeakValueDictionary()
 
 
 def _by_digest(weights: LoadedWeights) -> Engine:
-    return _ENGINES.setdefault(weights.sha256, Engine(weights))
+    engine = _ENGINES.get(weights.sha256)
+    if engine is None:
+        engine = _ENGINES.setdefault(weights.sha256, Engine(weights))
+    return engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,15 +301,14 @@ class MemoryEstimate:
 
 def cache_bytes(cfg: ModelConfig, rows: int, columns: int) -> int:
     """Memory of the encoded context of one member."""
-    width = 4 if jax.default_backend() == "cpu" else 2
+    width = 4 if on_cpu() else 2
     of_rows = 2 * cfg.row_layers * rows * 2 * cfg.width
     return (2 * cfg.layers * (columns + 1) * (rows + cfg.thinking_rows) * cfg.width + of_rows) * width
 
 
 def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> MemoryEstimate:
     """What one member needs for this many context rows, columns and query rows at once."""
-    on_cpu = jax.default_backend() == "cpu"
-    width = 4 if on_cpu else 2
+    width = 4 if on_cpu() else 2
     keys = rows + cfg.thinking_rows
     seen = max(keys, queries)
     cells = (columns + 1) * seen
@@ -317,31 +322,31 @@ def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> 
     if cfg.row_layers > 1:  # one token, twice the heads
         scores = max(scores, min(2 * cfg.heads * seen * rows, MAX_SCORES))
     # Scores and their exponentials; the fused kernel of NVIDIA GPUs holds neither.
-    return MemoryEstimate(cache_bytes(cfg, rows, columns), activations, 8 * scores if on_cpu else 0)
+    return MemoryEstimate(cache_bytes(cfg, rows, columns), activations, 8 * scores if on_cpu() else 0)
 
 
 def memory_budget() -> int:
     """Bytes one program may use: `CPU_BUDGET`, or half of an accelerator's memory."""
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         return CPU_BUDGET
     return total_memory() // 2 or CPU_BUDGET
 
 
 def total_memory() -> int:
     """Memory of the default device in bytes, within the limit of this process's control group; 0 when unknown."""
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         try:
             have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             return 0
         return min(have, _number_in("/sys/fs/cgroup/memory.max") or have)
-    return int((jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0))
+    return int((default_device().memory_stats() or {}).get("bytes_limit", 0))
 
 
 def free_memory() -> int:
     """Bytes of the default device that are free now; 0 when the system does not say."""
-    if jax.default_backend() != "cpu":
-        stats = jax.devices()[0].memory_stats() or {}
+    if not on_cpu():
+        stats = default_device().memory_stats() or {}
         return int(stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -22,6 +22,7 @@ from flax import nnx
 from ..configs.model import ModelConfig
 from .attention import pick_implementation
 from .blocks import Blocks, RowBlocks, feature_step, rms_norm, row_keys, row_step
+from .device import on_cpu
 from .embedding import CellEmbedding, ColumnStatistics, cell_channels, column_statistics
 
 MASKED_LOGIT = -1e9
@@ -310,8 +311,7 @@ def _columns_first(x: jax.Array, n_features: jax.Array) -> tuple[jax.Array, jax.
 
 def numerics(cfg: ModelConfig) -> tuple[jnp.dtype, str]:
     """The dtype of activations and the kernel of row attention that a network of this shape uses on this machine."""
-    on_cpu = jax.default_backend() == "cpu"
-    name = ("float32" if on_cpu else "bfloat16") if cfg.dtype == "auto" else cfg.dtype
+    name = ("float32" if on_cpu() else "bfloat16") if cfg.dtype == "auto" else cfg.dtype
     dtype = jnp.dtype(name)
     return dtype, pick_implementation(cfg.attention, dtype, cfg.head_width)
 

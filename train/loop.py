@@ -23,7 +23,6 @@ from ..configs.recipe import Recipe
 from ..models.network import count_params
 from ..models.threads import one_blas_thread
 from ..priors import make_sampler
-from ..priors.keys import seed_key
 from .checkpoints import Checkpoint, list_checkpoints
 from .clock import Clock, whole_run, worth_replanning
 from .curriculum import Pace, pick_shape
@@ -35,7 +34,7 @@ from .result import UNKNOWN_HORIZON, Moment, PretrainResult
 from .rundir import WEIGHTS, RunDirectory
 from .state import TrainState, init_state
 from .step import idle, kind_of, mean_of_good, pick_devices, place, put, replicate
-from .tasks import SamplerFactory
+from .tasks import SamplerFactory, task_key
 from .team import Team
 
 
@@ -166,7 +165,7 @@ class _Run:
             + f"; compiling {len(self.recipe.shapes)} program(s)"
         )
         programs = compile_programs(
-            self.recipe, self.prior, self.sampler_factory, self.devices, (state, *self._everywhere(0, True, 0)), progress.say
+            self.recipe, self.prior, self.sampler_factory, self.devices, (state, *self._everywhere(0, 0, True, 0)), progress.say
         )
         progress.say(f"compiled after {self.clock.elapsed():.0f} s")
         self.startup_seconds = self.clock.elapsed()
@@ -174,7 +173,7 @@ class _Run:
             self.clock.started = time.monotonic()
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
-        key, learn, first = self._everywhere(self.seed, True, 0)
+        told = [self._everywhere(which, self.seed, True, 0) for which in range(len(programs))]
         step, saved = resumed_from or 0, resumed_from
         done_at_start = step
         loss, cut, signal = float("nan"), False, 0
@@ -187,7 +186,7 @@ class _Run:
             if signal or cut:
                 break
             began = time.monotonic()
-            state, numbers = programs[which](state, key, learn, first)
+            state, numbers = programs[which](state, *told[which])
             numbers = jax.device_get(numbers)
             seconds = time.monotonic() - began
             before, step = step, step + self._k
@@ -266,6 +265,8 @@ class _Run:
             if note := other_tasks_held_out(self.prior, *legs):
                 progress.say(note)
         elif begun := self.files.starting_params():
+            if note := self.files.seen_before():
+                progress.say(note)
             state = init_state(self.recipe, self.seed, self.fixed or UNKNOWN_HORIZON, begun)
         if resumed_from is not None or self.recipe.start_from is not None:
             state = self.team.share_arrays(state)
@@ -300,9 +301,9 @@ class _Run:
         horizon = step + max(1, math.ceil(ahead / k)) * k
         return min(horizon, fixed) if fixed else horizon
 
-    def _everywhere(self, seed: int, learn: bool, first: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _everywhere(self, which: int, seed: int, learn: bool, first: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The arguments of a dispatch after the state, on all devices."""
-        return replicate((seed_key(seed), jnp.bool_(learn), jnp.uint32(first)), self.devices)
+        return replicate((task_key(seed, which), jnp.bool_(learn), jnp.uint32(first)), self.devices)
 
     def _with_horizon(self, state: TrainState, horizon: int) -> TrainState:
         return dataclasses.replace(state, horizon=put(np.asarray(horizon, np.int32), state.horizon.sharding))
@@ -381,10 +382,10 @@ class _Run:
 
     def _validate(self, programs: list[Any], state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         rows, began, names = [], time.monotonic(), ("loss", "accuracy", "roc_auc")
-        for shape, program in zip(self.recipe.shapes, programs, strict=True):
+        for which, (shape, program) in enumerate(zip(self.recipe.shapes, programs, strict=True)):
             parts = []
             for i in range(math.ceil(self.cfg.validation_tasks / (shape.tasks * self._k))):
-                state, numbers = program(state, *self._everywhere(self.cfg.validation_seed, False, i * self._k))
+                state, numbers = program(state, *self._everywhere(which, self.cfg.validation_seed, False, i * self._k))
                 parts.append(jax.device_get(numbers))
             row = {n: float(np.nanmean(np.concatenate([p[n] for p in parts]))) for n in names}
             tasks = len(parts) * shape.tasks * self._k

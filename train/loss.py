@@ -42,6 +42,12 @@ def roc_auc(logits: jax.Array, y: jax.Array, weight: jax.Array) -> jax.Array:
     Pairs are compared directly (Mann-Whitney), one class at a time; ties count half. NaN when no task has two classes
     among its query rows.
     """
+    total, tasks = roc_auc_sum(logits, y, weight)
+    return total / tasks
+
+
+def roc_auc_sum(logits: jax.Array, y: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum of `roc_auc` over tasks that have one, and their number, to be added up over devices."""
     probability = jax.nn.softmax(logits)
 
     def one_class(c: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -56,7 +62,7 @@ def roc_auc(logits: jax.Array, y: jax.Array, weight: jax.Array) -> jax.Array:
     score, valid = jax.lax.map(one_class, jnp.arange(logits.shape[-1]))
     classes = valid.sum(0)
     per_task = score.sum(0) / jnp.maximum(classes, 1)
-    return jnp.where(classes > 0, per_task, 0.0).sum() / (classes > 0).sum()
+    return jnp.where(classes > 0, per_task, 0.0).sum(), (classes > 0).sum().astype(jnp.float32)
 
 
 def _row_mean(value: jax.Array, weight: jax.Array) -> jax.Array:

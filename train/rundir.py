@@ -103,6 +103,18 @@ class RunDirectory:
         """What the run starts from, as deep as its network; None for random weights."""
         return None if self._start is None else grow(self._start.params, self.recipe.model, self.seed)
 
+    def seen_before(self) -> str | None:
+        """What to tell of a run that draws the tasks which its starting weights were trained on; None where it does not."""
+        known = {} if self._start is None else self._start.meta
+        while known:
+            if known.get("seed") == self.seed and known.get("prior_sha256") == config_digest(self.prior):
+                return (
+                    f"warning: the weights to start from were trained on tasks of this prior with seed {self.seed} too, so the first "
+                    "tasks come again; another --seed draws new ones"
+                )
+            known = known.get("started_from") or {}
+        return None
+
     def restore(self, like: TrainState, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest intact checkpoint, or None when there is none yet.
 
@@ -150,7 +162,7 @@ class RunDirectory:
             "trained_rows": max(s.rows for s in self.recipe.shapes),
         }  # fmt: skip
         if self._start is not None:
-            known = ("recipe", "tasks_seen")
+            known = ("recipe", "tasks_seen", "seed", "prior_sha256")
             meta["started_from"] = {"sha256": self._start.sha256} | {n: self._start.meta[n] for n in known if n in self._start.meta}
             # The whole chain of runs: what a network has seen is the sum over it. None ends it: random weights.
             meta["started_from"]["started_from"] = self._start.meta.get("started_from")

@@ -20,7 +20,7 @@ from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.compiling import compiler_options
 from ..priors.task import TaskBatch
-from .loss import accuracy, cross_entropy, query_logits, roc_auc
+from .loss import accuracy, cross_entropy, query_logits, roc_auc_sum
 from .optimizer import learning_rate, make_optimizer
 from .state import TrainState
 from .tasks import SamplerFactory, make_tasks
@@ -109,8 +109,9 @@ def make_dispatch(
 
     def measure_step(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
         logits = query_logits(recipe.model, state.average, batch, shape.fixed_context)
-        loss, hits, auc = mean((cross_entropy(*logits), accuracy(*logits), roc_auc(*logits)))
-        return state, _metrics(loss, hits, auc, jnp.float32(0), jnp.float32(0), jnp.bool_(False), state.streak)
+        # Of the AUC mean and number have a common factor, and a device without a task that has one adds nothing.
+        loss, hits, (auc, tasks) = mean((cross_entropy(*logits), accuracy(*logits), roc_auc_sum(*logits)))
+        return state, _metrics(loss, hits, auc / tasks, jnp.float32(0), jnp.float32(0), jnp.bool_(False), state.streak)
 
     def dispatch(state: TrainState, key: jax.Array, learn: jax.Array, first: jax.Array) -> tuple[TrainState, Metrics]:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32) if shards > 1 else jnp.uint32(0)

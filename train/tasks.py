@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..configs.recipe import TaskShape
 from ..priors import make_sampler
+from ..priors.keys import seed_key
 from ..priors.task import TableShape, TaskBatch
 from .curriculum import table_shape
 from .ridge import KINDS, ridge_scores
@@ -18,7 +19,17 @@ from .ridge import KINDS, ridge_scores
 Sampler = Callable[[jax.Array, jax.Array], TaskBatch]
 SamplerFactory = Callable[[Any, TableShape, int], Sampler]
 
+_SHAPES = 0x5AAE5  # folded into the seed's key, and then the shape's number
 _CHOICE = 0x5C0  # folded into the key of a step, apart from whatever the prior makes of it
+
+
+def task_key(seed: int, shape: int) -> jax.Array:
+    """The key that the tasks of a recipe's shape are drawn with.
+
+    A key of its own for every shape: a step uses up as many ids as it has candidates, so that under one key steps of shapes of 8 and
+    16 tasks meet the same ids, and with them tables of the same graph, mechanisms and values in other sizes.
+    """
+    return jax.random.fold_in(jax.random.fold_in(seed_key(seed), _SHAPES), shape)
 
 
 def make_tasks(

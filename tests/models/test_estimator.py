@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 
 import jax
 import numpy as np
@@ -219,6 +221,15 @@ def test_equal_weights_are_loaded_once(tiny_weights, tmp_path):
     copy = tmp_path / "copy.safetensors"
     shutil.copy(tiny_weights, copy)
     assert inference.get_engine(tiny_weights) is inference.get_engine(str(tiny_weights)) is inference.get_engine(copy)
+
+
+def test_weights_that_nothing_uses_any_more_are_let_go(random_weights):
+    engine = inference.get_engine(random_weights)
+    alive, others = weakref.ref(engine), len(inference._ENGINES)
+    del engine
+    inference._by_file.cache_clear()  # sixteen other files would push it out
+    gc.collect()
+    assert alive() is None and len(inference._ENGINES) < others
 
 
 def test_scikit_learn_tools(table, tiny_weights):

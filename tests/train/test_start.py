@@ -184,3 +184,13 @@ def test_the_command_line_takes_it(capsys):
 
 def test_defaults_of_other_settings_are_free():
     check_can_start(ModelConfig(max_rows=99, dtype="bfloat16", layers=9), ModelConfig(), "weights")
+
+
+def test_who_starts_with_the_seed_of_the_weights_is_told(toy, finished, tmp_path, capsys):
+    settings = {"sampler_factory": toy.linear_tasks}
+    for seed, told in ((0, True), (1, False)):
+        pretrain(_recipe(toy, finished[1].weights_path, steps=4), tmp_path / str(seed), seed=seed, **settings)
+        assert ("another --seed draws new ones" in capsys.readouterr().err) is told
+    # And who starts from what has started there.
+    pretrain(_recipe(toy, tmp_path / "1" / "model.safetensors", steps=4), tmp_path / "2", seed=0, **settings)
+    assert "with seed 0 too" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from priorax.configs.recipe import Recipe, TaskShape
 from priorax.configs.train import TrainConfig
 from priorax.train import pretrain
 from priorax.train.curriculum import Pace, pick_shape
-from priorax.train.loss import accuracy, cross_entropy, roc_auc
+from priorax.train.loss import accuracy, cross_entropy, roc_auc, roc_auc_sum
 from priorax.train.optimizer import learning_rate, make_optimizer, trunk_matrices
 from priorax.train.state import init_state
 from priorax.train.step import apply_gradients, average_decay, make_dispatch
@@ -185,3 +185,14 @@ def test_pace_prices_shapes_it_has_not_seen():
         pace.add(0, seconds)
     assert pace.dispatches(150, 0.0) == pytest.approx(100, abs=2)
     assert pace.dispatches(150, 0.5) == pytest.approx(75, abs=2)
+
+
+def test_a_device_without_a_task_that_has_an_auc_takes_none_from_the_others():
+    """The AUC of a step is that of its tasks, however many devices they are dealt out to."""
+    rng = np.random.default_rng(1)
+    logits, y, weight = rng.normal(size=(4, 8, 3)).astype(np.float32), rng.integers(0, 3, (4, 8)), np.ones((4, 8), np.float32)
+    y[2:] = 1  # the second device's
+    total, tasks = np.sum([roc_auc_sum(logits[part], y[part], weight[part]) for part in (slice(0, 2), slice(2, 4))], axis=0)
+    assert tasks == 2
+    assert total / tasks == pytest.approx(float(roc_auc(logits, y, weight)), abs=1e-6)
+    assert np.isnan(roc_auc(logits[2:], y[2:], weight[2:]))

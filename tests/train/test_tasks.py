@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from priorax.configs.recipe import TaskShape
 from priorax.priors.task import TaskBatch
+from priorax.train import pretrain
 from priorax.train.ridge import ridge_scores
 from priorax.train.state import init_state
 from priorax.train.step import make_dispatch
-from priorax.train.tasks import make_tasks, with_scores
+from priorax.train.tasks import make_tasks, task_key, with_scores
 from sklearn.metrics import roc_auc_score
 
 _SHAPE = TaskShape(rows=128, columns=6, tasks=4, context=96, score_columns=4)
@@ -125,6 +126,28 @@ def test_shapes_that_cannot_have_scores_are_refused(settings, message):
 def test_a_shape_says_how_wide_it_is():
     assert _SHAPE.all_columns == 10 and _SHAPE.label == "128 x 6 with scores"
     assert dataclasses.replace(_SHAPE, score_columns=0).label == "128 x 6"
+
+
+def test_shapes_draw_with_keys_of_their_own(toy, tmp_path):
+    """Under one key a step of 16 tasks would meet the ids of two steps of 8, and with them the same graphs and mechanisms."""
+    seen = set()
+
+    def factory(prior, shape, tasks):
+        draw = toy.linear_tasks(prior, shape, tasks)
+
+        def sampler(key, step):
+            jax.debug.callback(lambda words: seen.add((shape.rows, *words.tolist())), jax.random.key_data(key))
+            return draw(key, step)
+
+        return sampler
+
+    (shape,) = toy.RECIPE.shapes
+    recipe = dataclasses.replace(toy.RECIPE, shapes=(shape, dataclasses.replace(shape, rows=40)))
+    pretrain(recipe, tmp_path, seed=3, quiet=True, sampler_factory=factory)
+    jax.effects_barrier()
+    keys = [tuple(jax.random.key_data(task_key(seed, which)).tolist()) for seed in (3, recipe.train.validation_seed) for which in (0, 1)]
+    assert len(set(keys)) == 4
+    assert seen == {(rows, *key) for rows, key in zip((32, 40) * 2, keys, strict=True)}
 
 
 def test_lapack_is_never_asked_for_a_batch():
