@@ -137,7 +137,7 @@ def test_other_seeds_and_ids_are_other_tasks():
             assert not np.array_equal(a.x[i], a.x[j], equal_nan=True)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow  # two samplers more
 def test_lane_count_changes_at_most_rounding():
     """Other block shapes may take another order of summation; a threshold can then flip a cell, rarely."""
     prior = load_prior("default")
@@ -261,7 +261,7 @@ def test_bad_arguments_of_a_stream_are_refused_at_once(kwargs, message):
             stream(PriorConfig(oversample=3.0), **SHAPE, tasks=8, start=178_956_970)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow  # a sampler more
 def test_a_stream_ends_with_its_ids():
     """It went on with task 0."""
     batches = stream(PriorConfig(), 0, **SHAPE, tasks=8, start=2**29 - 1)

@@ -90,6 +90,7 @@ def test_a_validation_that_takes_most_of_a_leg_does_not_keep_it_from_training():
     assert not Clock(leg=600, started=time.monotonic() - 400, closing=120).may_validate_on_the_way(120)
 
 
+@pytest.mark.slow  # lasts four times as long as a run takes to start
 def test_a_run_with_too_many_held_out_tasks_trains_and_leaves_them(toy, tmp_path):
     train = dataclasses.replace(toy.RECIPE.train, steps=None, checkpoint_steps=10**6, validation_tasks=10**7)
     recipe = dataclasses.replace(toy.RECIPE, train=train)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from priorax.configs import ConfigError, MissingError, config_digest, load_recipe
+from priorax.configs import ConfigError, MissingError, config_digest, load_prior, load_recipe
 from priorax.models import ModelConfig, init_params, load_weights, with_params
 from priorax.models.growth import check_can_start, grow
 from priorax.train import pretrain
@@ -66,7 +66,14 @@ def _task():
     return x, y, each(3), each(2), each(16), jnp.zeros((1, 3), bool)
 
 
-@pytest.mark.parametrize("more", [{"layers": DEEPER}, {"row_layers": 2}], ids=["blocks", "layers over rows"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"layers": DEEPER}, id="blocks"),
+        # `test_row_layers.py` has what they start as; a program of its own only to run it.
+        pytest.param({"row_layers": 2}, id="layers over rows", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_starts_from_the_weights_it_is_given(toy, finished, tmp_path, more):
     """With the least rate a run ends where it started: the weights, deepened, within what float16 keeps."""
     start = finished[1].weights_path
@@ -76,7 +83,10 @@ def test_a_run_starts_from_the_weights_it_is_given(toy, finished, tmp_path, more
     for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(grow(given.params, recipe.model)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)  # random layers have not been float16 before
     assert result.validation["loss"] == pytest.approx(finished[1].validation["loss"], abs=2e-3)
-    assert found.meta["started_from"] == {"sha256": given.sha256, "recipe": "toy", "tasks_seen": 192, "started_from": None}
+    assert found.meta["started_from"] == {
+        "sha256": given.sha256, "recipe": "toy", "tasks_seen": 192, "seed": 0,
+        "prior_sha256": config_digest(load_prior(toy.RECIPE.prior)), "started_from": None,
+    }  # fmt: skip
     assert found.meta["tasks_seen"] == 4 * 8
     assert tasks_over_runs(found.meta) == (192 + 4 * 8, 2, True)
     assert "started_from" not in given.meta

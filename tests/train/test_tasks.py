@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from priorax.configs.recipe import TaskShape
+from priorax.models import ModelConfig
 from priorax.priors.task import TaskBatch
 from priorax.train import pretrain
 from priorax.train.ridge import ridge_scores
@@ -142,7 +143,11 @@ def test_shapes_draw_with_keys_of_their_own(toy, tmp_path):
         return sampler
 
     (shape,) = toy.RECIPE.shapes
-    recipe = dataclasses.replace(toy.RECIPE, shapes=(shape, dataclasses.replace(shape, rows=40)))
+    recipe = dataclasses.replace(
+        toy.RECIPE, shapes=(shape, dataclasses.replace(shape, rows=40)),
+        model=ModelConfig(width=8, heads=1, layers=1, hidden=8, decoder_hidden=8, thinking_rows=1, max_classes=3),
+        train=dataclasses.replace(toy.RECIPE.train, steps=8, microbatch=None),
+    )  # fmt: skip
     pretrain(recipe, tmp_path, seed=3, quiet=True, sampler_factory=factory)
     jax.effects_barrier()
     keys = [tuple(jax.random.key_data(task_key(seed, which)).tolist()) for seed in (3, recipe.train.validation_seed) for which in (0, 1)]
