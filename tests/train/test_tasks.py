@@ -91,6 +91,7 @@ def test_no_scores_where_they_do_not_fit_or_say_nothing_or_there_is_no_room():
     assert with_scores(batch, jax.random.key(0), jnp.uint32(0), dataclasses.replace(_SHAPE, score_columns=0), 5) is batch
 
 
+@pytest.mark.heavy
 def test_a_step_learns_from_tables_with_scores(toy):
     shape = TaskShape(rows=72, columns=3, tasks=8, context=56, score_columns=2)
     recipe = dataclasses.replace(toy.RECIPE, shapes=(shape,))
