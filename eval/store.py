@@ -115,7 +115,8 @@ def _read(folder: Path) -> Iterator[Cell]:
         try:
             with np.load(path, allow_pickle=False) as held:
                 yield Cell(json.loads(str(held["meta"])), held["y"].astype(np.int64), held["p"].astype(np.float64))
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        # All that damage was seen to raise; a RuntimeError where a changed bit says that a file is encrypted or packed otherwise.
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
             continue
 
 
