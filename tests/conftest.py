@@ -32,8 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BUDGET = os.environ.get("PRIORAX_TEST_BUDGET", "25")
 """Minutes after which no further test is started, or "none". An ordinary machine needs a fraction of it."""
-_started = time.monotonic()
-_USED_UP = f"the time budget of {BUDGET} minutes is used up (PRIORAX_TEST_BUDGET)"
+_started, _left_out = time.monotonic(), []
 
 
 def _budget() -> float:
@@ -56,19 +55,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if time.monotonic() - _started > _budget():
-        pytest.skip(_USED_UP)
+        _left_out.append(item.nodeid)
+        pytest.skip(f"the time budget of {BUDGET} minutes is used up (PRIORAX_TEST_BUDGET)")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    # From the reports, since tests may have run in other processes than this one (pytest-xdist).
-    left_out = [r.nodeid for r in terminalreporter.stats.get("skipped", []) if _USED_UP in str(r.longrepr)]
-    if left_out:
+    if _left_out:
         terminalreporter.section("not run", sep="=", red=True, bold=True)
         terminalreporter.line(
-            f"{len(left_out)} tests were NOT run: the time budget of {BUDGET} minutes was used up. This machine is slow; "
+            f"{len(_left_out)} tests were NOT run: the time budget of {BUDGET} minutes was used up. This machine is slow; "
             "PRIORAX_TEST_BUDGET=none runs everything. First and last left out:"
         )
-        for name in (left_out[0], left_out[-1]):
+        for name in (_left_out[0], _left_out[-1]):
             terminalreporter.line(f"  {name}")
 
 
