@@ -221,7 +221,7 @@ def write_dump(
     for part in range(i, spec.n_parts, n):
         if stop():
             break
-        if (out / "manifest.json").exists() or _noted(out, part):
+        if _made(out, part):
             on_tasks(len(spec.part_ids(part)))
             continue
         if compile_s is None:
@@ -235,8 +235,11 @@ def write_dump(
                 break
         began = time.monotonic()
         lock = progress / f"{part:05d}.lock"
-        lock.mkdir(exist_ok=True)
+        lock.mkdir(parents=True, exist_ok=True)  # whoever finished the dump meanwhile has removed the folder of notes
         with claimed(lock, f"another process is making part {part} of {out}; wait for it, or share the parts out with --shard"):
+            if _made(out, part):  # by another process, since this one looked
+                on_tasks(len(spec.part_ids(part)))
+                continue
             _write_part(spec, out, part, on_tasks)
         written, seconds = written + len(spec.part_ids(part)), seconds + time.monotonic() - began
     noted = [_noted(out, p) for p in range(spec.n_parts)]
@@ -317,6 +320,11 @@ def _note_settings(out: Path, spec: DumpSpec) -> None:
     if not check_settings(out, spec):
         write_text(out / "config.yaml", to_yaml(spec.drawn_prior))
         write_text(out / "dump.json", json.dumps(_settings(spec), indent=2, sort_keys=True) + "\n")
+
+
+def _made(out: Path, part: int) -> bool:
+    """Whether a part is there: the dump is finished, or there is a note of the part."""
+    return (out / "manifest.json").exists() or _noted(out, part) is not None
 
 
 def _noted(out: Path, part: int) -> list[dict[str, Any]] | None:

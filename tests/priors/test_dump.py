@@ -70,6 +70,14 @@ def test_a_part_is_made_by_one_process_at_a_time(spec, whole, tmp_path):
     assert len(refused) == 3 and content(tmp_path) == content(whole)
 
 
+def test_who_is_overtaken_while_compiling_finds_all_done(spec, whole, tmp_path):
+    """The other has removed the folder of notes and locks by then."""
+    on_compile = lambda seconds: seconds is None and write_dump(spec, tmp_path)
+    overtaken = write_dump(spec, tmp_path, on_compile=on_compile)
+    assert overtaken["finished"] and overtaken["tasks_per_s"] is None
+    assert content(tmp_path) == content(whole) and not (tmp_path / ".progress").exists()
+
+
 def test_what_describes_a_finished_dump_is_written_again(spec, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     for name in ("README.md", "croissant.json"):
