@@ -81,7 +81,7 @@ class Predict(options.Common):
         if len(set(labels)) < 2:
             raise DataError(f'column "{self.target}" of {self.train} holds fewer than 2 classes')
         rows = {n: [train[n][i] for i in kept] for n in names}
-        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.train, self.test)
+        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.train, self.test, kept)
         if not len(x_test):
             raise DataError(f"{self.test} holds no rows")
         probabilities, classes, seconds = self._predict(x_train, labels, x_test, names)

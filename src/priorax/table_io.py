@@ -151,20 +151,30 @@ def columns(table: Table, wanted: Sequence[str], path: Path) -> Table:
     return {name: table[name] for name in wanted}
 
 
-def typed(train: Table, test: Table, train_path: Path, test_path: Path) -> tuple[np.ndarray, np.ndarray]:
+def typed(
+    train: Table, test: Table, train_path: Path, test_path: Path, train_rows: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Object arrays [n, d] and [m, d] of two tables with equal columns; None is a missing value.
 
     A column whose training cells all read as numbers is numeric in both tables.
 
+    Args:
+      train_rows: which rows of its file the training rows are, for messages; None: all of them.
+
     Raises:
       DataError: a column of numbers or dates holds text in the test table; infinity; lists.
     """
+
+    def place(side: int, i: int) -> str:
+        row = i if side or train_rows is None else train_rows[i]
+        return f"{(train_path, test_path)[side]}, row {row + 1}"
+
     out = [np.empty((len(next(iter(t.values()), ())), len(train)), dtype=object) for t in (train, test)]
     for j, (name, cells) in enumerate(train.items()):
-        for path, column in ((train_path, cells), (test_path, test[name])):
+        for side, column in enumerate((cells, test[name])):
             for i, c in enumerate(column):
                 if isinstance(c, (dict, list)):
-                    raise DataError(f'{path}, row {i + 1}: column "{name}" holds {type(c).__name__}, not one value')
+                    raise DataError(f'{place(side, i)}: column "{name}" holds {type(c).__name__}, not one value')
         out[0][:, j], out[1][:, j] = cells, test[name]
         if not any(isinstance(c, str) for c in cells):
             numeric = any(isinstance(c, (int, float)) and not isinstance(c, bool) for c in cells)
@@ -190,12 +200,12 @@ def typed(train: Table, test: Table, train_path: Path, test_path: Path) -> tuple
                         f'{test_path}, row {i + 1}: column "{name}" is numeric in the training table, here "{c}"'
                     )
                 out[1][i, j] = value
-    for array, path in zip(out, (train_path, test_path), strict=True):
+    for side, array in enumerate(out):
         for (i, j), cell in np.ndenumerate(array):
             if isinstance(cell, float) and math.isnan(cell):
                 array[i, j] = None
             elif isinstance(cell, float) and math.isinf(cell):
-                raise DataError(f'{path}, row {i + 1}: column "{list(train)[j]}" holds infinity; leave the cell empty or the row out')
+                raise DataError(f'{place(side, i)}: column "{list(train)[j]}" holds infinity; leave the cell empty or the row out')
     return out[0], out[1]
 
 

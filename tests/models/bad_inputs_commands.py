@@ -85,6 +85,9 @@ case(COMMANDS, "text in a column of numbers", DataError, 'row 1: column "a" is n
     lambda: command(test="a,b\nx,u\n")
 )
 case(COMMANDS, "infinity in a file", DataError, 'test.csv, row 1: column "a" holds infinity')(lambda: command(test="a,b\ninf,u\n"))
+case(COMMANDS, "infinity behind a row without a label", DataError, 'train.csv, row 3: column "a" holds infinity')(
+    lambda: command(train="a,b,y\n1,u,no\n2,u,\ninf,u,yes\n")
+)
 case(COMMANDS, "a list in a Parquet cell of a column in use", DataError, 'row 1: column "a" holds list, not one value')(
     lambda: command(test=parquet(a=[[1.0]], b=["u"]), suffix=".parquet")
 )
