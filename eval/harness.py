@@ -252,32 +252,21 @@ def _report(tell, method: str, name: str, records: list[dict[str, Any]]) -> None
         tell("eval.task", method=method, data=name, roc_auc=float(np.mean(good)), folds=len(good), seconds=seconds)
 
 
-def check_arguments(
-    suite: Any, methods: Any, protocol: str | Protocol | None = None, *, seed: int = 0, openml_cache: str | Path | None = None,
-    n_estimators: int | None = None, tasks: Sequence[str] | None = None,
+def check_evaluation(
+    suite: Any, methods: Any, protocol: str | Protocol | None = None, out: str | Path | None = None, *, seed: int = 0,
+    openml_cache: str | Path | None = None, n_estimators: int | None = None, tasks: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
-    """Finds out whether `evaluate` would refuse these arguments, before anything is written or removed for it.
+    """Finds out whether `evaluate` would refuse these arguments, and changes nothing.
 
     Raises:
-      ConfigError: unknown suite, task, method or protocol; a seed out of range.
+      ConfigError: unknown suite, task, method or protocol; a seed out of range; or ``out`` holds another evaluation.
     """
     suite = load_suite(suite, openml_cache)
     parse_methods(methods, n_estimators)
     pick_tasks(suite, tasks)
-    _settled(suite, protocol, seed)
-
-
-def check_folder(
-    out: str | Path, suite: str | Path, protocol: str | Protocol | None = None, *, seed: int = 0,
-    openml_cache: str | Path | None = None,
-) -> None:  # fmt: skip
-    """Finds out whether `evaluate` with these arguments would refuse ``out``, and changes nothing.
-
-    Raises:
-      ConfigError: unknown suite or protocol; or ``out`` holds another evaluation.
-    """
-    suite = load_suite(suite, openml_cache)
-    Store(Path(out)).check(_identity(suite, *_settled(suite, protocol, seed)))
+    identity = _identity(suite, *_settled(suite, protocol, seed))
+    if out is not None:
+        Store(Path(out)).check(identity)
 
 
 def _identity(suite: Suite, protocol: Protocol, seed: int) -> dict[str, Any]:

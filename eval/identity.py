@@ -31,7 +31,10 @@ def digest_of(told: Any) -> str:
 def versions(kind: str, learner: str = "") -> dict[str, str]:
     """Versions of what computes a method's results: this package, and a baseline's library, or a network's JAX and what its ridge
     scores and their regression are computed with."""
-    libraries = {"network": ["jax", "numpy", "scipy", "scikit-learn"], "baseline": ["scikit-learn", LIBRARIES.get(learner, "scikit-learn")]}.get(kind, [])
+    libraries = {
+        "network": ["jax", "numpy", "scipy", "scikit-learn"],
+        "baseline": ["scikit-learn", LIBRARIES.get(learner, "scikit-learn")],
+    }.get(kind, [])
     return {name: _version(name) for name in ("priorax", *libraries)}
 
 

@@ -58,8 +58,8 @@ class RunDirectory:
           Whether ``train.time_limit`` differs from that in config.yaml.
 
         Raises:
-          ConfigError: another process trains in the directory; it holds another run, or one and ``resume`` is false; or the network of the recipe cannot
-            start from the weights it names.
+          ConfigError: another process trains in the directory; it holds another run, or one and ``resume`` is false; or the
+            network of the recipe cannot start from the weights it names.
           MissingError, DataError: those weights cannot be read.
         """
         self.out.mkdir(parents=True, exist_ok=True)

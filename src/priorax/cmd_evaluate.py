@@ -50,15 +50,7 @@ class Evaluate(options.OutDir):
     """Directory of an earlier evaluation under the same protocol: what changed is shown, with intervals."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.eval import (
-            changes,
-            check_arguments,
-            check_folder,
-            evaluate,
-            evaluation_report,
-            leaderboard,
-            load_result,
-        )
+        from priorax.eval import changes, check_evaluation, evaluate, evaluation_report, leaderboard, load_result
 
         limits = [_limit(text) for text in self.fail_under]
         if self.jobs < 1:
@@ -68,15 +60,14 @@ class Evaluate(options.OutDir):
             return
         methods = self._methods()
         earlier = load_result(self.compare_with) if self.compare_with else None
-        # Before --overwrite removes anything.
-        check_arguments(
-            self.suite, methods, self.protocol, seed=self.seed, openml_cache=self.openml_cache, n_estimators=self.n_estimators,
-            tasks=self.tasks or None,
+        held = None if self.overwrite or self.out is None else self.out.expanduser()
+        # Before --overwrite removes anything; and a folder that will be refused keeps what it says of itself.
+        check_evaluation(
+            self.suite, methods, self.protocol, held, seed=self.seed,
+            openml_cache=self.openml_cache, n_estimators=self.n_estimators, tasks=self.tasks or None,
         )  # fmt: skip
         out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume) if self.out else None
         if out:
-            # A folder that will be refused keeps what it says of itself.
-            check_folder(out, self.suite, self.protocol, seed=self.seed, openml_cache=self.openml_cache)
             output.write_run(out, "evaluate", {"suite": self.suite, "methods": methods, "seed": self.seed})
             output.write_json(out / "env.json", runtime.environment())
         result = evaluate(
