@@ -241,8 +241,8 @@ def _masked_solve(kernel: jax.Array, penalty: jax.Array, weight: jax.Array, targ
 def _solve_each(kernels: jax.Array, penalties: jax.Array, weight: jax.Array, target: jax.Array) -> jax.Array:
     """`_masked_solve` of several kernels f32[A, N, N], one after the other.
 
-    Not as a batch: jaxlib up to 0.10 shares batches of LAPACK out among the threads that also run the program and waits for them,
-    and two devices that wait at once wait for ever (jaxlib/cpu/lapack_kernels.cc, ``ParallelBatchMap``; not in builds of 0.11).
+    Not as a batch: jaxlib up to 0.11.0 shares batches of LAPACK out among the threads that also run the program and waits for them,
+    and two devices that wait at once wait for ever (``ParallelBatchMap`` in its ``cpu/_lapack.so``, gone from the wheel of 0.11.1).
     """
     return jax.lax.map(lambda one: _masked_solve(*one, weight, target), (kernels, penalties))
 
