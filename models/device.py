@@ -1,25 +1,8 @@
-"""The device that arrays of this package land on unless told otherwise."""
+"""What the device in use can do."""
 
 from __future__ import annotations
 
-import jax
-
-
-def default_device() -> jax.Device:
-    """The one chosen with ``jax.default_device`` or ``jax_default_device``, else the first of the default platform.
-
-    `jax.default_backend` knows nothing of that choice: on a machine with a GPU it says so inside
-    ``with jax.default_device(jax.devices("cpu")[0])`` too.
-    """
-    chosen = jax.config.jax_default_device
-    if chosen is None:
-        return jax.local_devices()[0]
-    return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
-
-
-def on_cpu() -> bool:
-    """Whether that device is a CPU."""
-    return default_device().platform == "cpu"
+from ..priors.device import default_device
 
 
 def has_fused_attention() -> bool:

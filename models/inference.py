@@ -20,9 +20,9 @@ import numpy as np
 
 from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
+from ..priors.device import default_device, on_cpu
 from .attention import LONG, MAX_SCORES
 from .compile_cache import enable_compile_cache
-from .device import default_device, on_cpu
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
 

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..configs.model import ModelConfig
+from ..priors.device import on_cpu
 from .attention import pick_implementation
-from .blocks import Blocks, RowBlocks, feature_step, rms_norm, row_keys, row_step
-from .device import on_cpu
+from .blocks import Blocks, RowBlocks, feature_step, keeping_products, rms_norm, row_keys, row_step
 from .embedding import CellEmbedding, ColumnStatistics, cell_channels, column_statistics
 
 MASKED_LOGIT = -1e9
@@ -108,8 +108,11 @@ class PFN(nnx.Module):
             keys = row_keys(w, h[:, :, : thinking + room])
             return row_step(w, h, keys, n_keys, n_context, kernel, self.cfg.activation), None
 
+        unroll = self._unroll
+        if not on_cpu():
+            block, unroll = keeping_products(block), self.cfg.layers
         w = self.blocks.stacked()
-        h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
+        h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=unroll)
         w = jax.tree.map(lambda a: a[-1], w)
         h = feature_step(w, h, n_tokens, self.cfg.heads)
         keys = row_keys(w, h[:, :, : thinking + room])

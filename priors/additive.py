@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ..configs.prior import NUMERIC_COLUMNS, Sizes
 from . import keys
+from .device import trips
 from .keys import Purpose, Stream
 from .levels import level_effects
 from .plan import CohortPlan, TaskPlan
@@ -77,7 +78,7 @@ def additive_scores(
         effect = jax.lax.cond(cohort.column[c] < len(NUMERIC_COLUMNS), numbers, levels, None)
         return totals + jax.lax.dynamic_index_in_dim(size, c, 1)[:, :, None] * effect
 
-    totals = jax.lax.fori_loop(0, jnp.max(plan.n_features), add, jnp.zeros((lanes, k, r), jnp.float32))
+    totals = jax.lax.fori_loop(0, trips(jnp.max(plan.n_features), f), add, jnp.zeros((lanes, k, r), jnp.float32))
     return jax.vmap(lambda v: _standard(v, m), in_axes=1, out_axes=1)(totals)
 
 

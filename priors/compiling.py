@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .device import on_cpu
+
 _ON_CPU = {"xla_cpu_use_fusion_emitters": False}
 
 
@@ -20,7 +22,7 @@ def compiler_options() -> dict[str, bool]:
     a training step has hundreds of fusions. The older one has no such cost and, for these programs, gives the same bits at the
     same speed (docs/training.md, "Compiling"). A jaxlib that does not know the option gets none.
     """
-    return dict(_ON_CPU) if jax.default_backend() == "cpu" and _is_known() else {}
+    return dict(_ON_CPU) if on_cpu() and _is_known() else {}
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from . import keys
+from .device import each, on_cpu
 from .keys import Stream
 from .task import TaskBatch
 
@@ -30,7 +31,7 @@ _SUMMED = {jnp.int8: jnp.int32, jnp.float32: jnp.float32}
 def _counting_dtype() -> type:
     """In what rows are counted: the numbers are whole and small, so both give the same sums, and a CPU multiplies bytes
     faster."""
-    return jnp.int8 if jax.default_backend() == "cpu" else jnp.float32
+    return jnp.int8 if on_cpu() else jnp.float32
 
 
 def _one(stream: Stream, x: jax.Array, y: jax.Array, n_features: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
@@ -97,7 +98,9 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
     # Randomness by task id: the score belongs to the task, not to its place in a batch.
     stream = jax.vmap(lambda i: keys.task_stream(jax.random.key(0x1EA2), i))(batch.info["task_id"])
     score = lambda args: _one(*args, classes)
-    return jax.lax.map(score, (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32)))
+    tables = (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32))
+    # A tree holds its splits' leaves and rows, which is more than the columns of a narrow table.
+    return each(score, tables, SCORED_ROWS * TREES * CANDIDATES)
 
 
 def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ..configs.prior import CATEGORICAL_COLUMNS, NUMERIC_COLUMNS, Sizes
 from . import keys
+from .device import trips
 from .keys import Purpose, Stream
 from .laws import LawArrays
 from .levels import level_of, quantiser, rename
@@ -168,5 +169,5 @@ def observe(
         return columns, jax.lax.dynamic_update_slice(cardinality, levels[:, None], (0, c))
 
     start = (jnp.zeros((lanes, f, r), jnp.float32), jnp.zeros((lanes, f), jnp.int32))
-    columns, cardinality = jax.lax.fori_loop(0, jnp.max(plan.n_features), one, start)
+    columns, cardinality = jax.lax.fori_loop(0, trips(jnp.max(plan.n_features), f), one, start)
     return columns, cardinality

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ..configs.prior import Sizes
 from . import keys
 from .activations import activate
+from .device import on_cpu, trips
 from .keys import Purpose, Stream
 from .laws import LawArrays
 from .levels import level_effects, quantiser
@@ -173,6 +174,7 @@ def propagate(
     lanes, n, w, s, p = plan.active.shape[0], sizes.nodes, sizes.width, sizes.instructions, sizes.inputs
     ref = sizes.reference_rows
     fitting = params is None
+    alone = on_cpu()  # else many blocks go side by side: a branch would copy all values, so what is stored is masked instead
     if fitting:
         params = MechanismParams(
             jnp.zeros((lanes, s, p, sizes.anchors)), jnp.zeros((lanes, n, w)), jnp.zeros((lanes, n, w))
@@ -181,10 +183,12 @@ def propagate(
     weight_stream = keys.sub(stream, Purpose.WEIGHTS)
     clip = jnp.float32(1e4)
 
-    def write(values, params, node, raw, noise_level, direction):
-        """Standardises, adds noise, intervenes and stores one node; raw f32[L, W, r]."""
+    def write(values, params, node, raw, noise_level, direction, here=None):
+        """Standardises, adds noise, intervenes and stores one node; raw f32[L, W, r]. With ``here`` false nothing is stored."""
         if fitting:
             mean, scale = _moments(raw[..., :ref])
+            if here is not None:
+                mean, scale = jnp.where(here, mean, 0.0), jnp.where(here, scale, 0.0)
             params = params._replace(
                 mean=jax.lax.dynamic_update_slice(params.mean, mean[:, None], (0, node, 0)),
                 scale=jax.lax.dynamic_update_slice(params.scale, scale[:, None], (0, node, 0)),
@@ -210,12 +214,14 @@ def propagate(
             keep = jax.lax.dynamic_index_in_dim(do.keep, node, 1, keepdims=False)
             add = jax.lax.dynamic_index_in_dim(do.add, node, 1, keepdims=False)
             v = v * keep[..., None] + add[..., None]
+        if here is not None:
+            v = jnp.where(here, v, 0.0)
         return jax.lax.dynamic_update_slice(values, v, (0, node * w, 0)), params
 
     def run_root(i, carry):
         values, params = carry
         raw = root_rows(sizes, cohort.root[i], cohort.root_activation[i], stream, rows, i)
-        return write(values, params, i, raw, None, None)
+        return write(values, params, i, raw, None, None, None if alone else i < cohort.n_roots)
 
     def run_instruction(i, carry):
         values, params, folded = carry
@@ -224,6 +230,8 @@ def propagate(
         if fitting:
             # Reference rows are independent draws, so the first ones serve as a random sample.
             anchors = x[..., : sizes.anchors]
+            if not alone:
+                anchors = jnp.where(i < cohort.n_instructions, anchors, 0.0)
             params = params._replace(
                 anchors=jax.lax.dynamic_update_slice(params.anchors, anchors[:, None], (0, i, 0, 0))
             )
@@ -243,18 +251,23 @@ def propagate(
         branch = jnp.where(cohort.part[i] == 0, 0, cohort.combine[i])
         folded = jax.lax.switch(branch, [lambda ab, o=o: fold(o)(*ab) for o in range(5)], (folded, out))
 
-        def close(carry):
+        def close(carry, here=None):
             values, params = carry
             node = sizes.roots + i
             level = jax.lax.dynamic_index_in_dim(plan.noise_level, node, 1, keepdims=False)
             direction = jax.vmap(lambda t: _noise_direction(t, i, w))(weight_stream)
-            return write(values, params, node, folded, level, direction)
+            return write(values, params, node, folded, level, direction, here)
 
-        values, params = jax.lax.cond(cohort.closes[i], close, lambda c: c, (values, params))
+        if alone:
+            values, params = jax.lax.cond(cohort.closes[i], close, lambda c: c, (values, params))
+        else:
+            values, params = close((values, params), cohort.closes[i] & (i < cohort.n_instructions))
         return values, params, folded
 
     values = jnp.zeros((lanes, n * w, rows.shape[0]), jnp.float32)
-    values, params = jax.lax.fori_loop(0, cohort.n_roots, run_root, (values, params))
+    values, params = jax.lax.fori_loop(0, trips(cohort.n_roots, sizes.roots), run_root, (values, params))
     folded = jnp.zeros((lanes, w, rows.shape[0]), jnp.float32)
-    values, params, _ = jax.lax.fori_loop(0, cohort.n_instructions, run_instruction, (values, params, folded))
+    values, params, _ = jax.lax.fori_loop(
+        0, trips(cohort.n_instructions, s), run_instruction, (values, params, folded)
+    )
     return values, params

@@ -13,6 +13,7 @@ import numpy as np
 from ..configs.prior import PriorConfig, Sizes
 from . import keys
 from .corrupt import disturb, missing_mask
+from .device import abreast
 from .laws import LawArrays, law_arrays
 from .learnability import select_learnable
 from .observe import observe
@@ -139,16 +140,21 @@ def sample_blocks(
     sizes: Sizes, shape: TableShape, lanes: int, with_scm: bool, laws: LawArrays, key: jax.Array, blocks: jax.Array,
     wanted: jax.Array | None = None,
 ) -> TaskBatch:  # fmt: skip
-    """Samples several blocks one after another (blocks: u32[n]); the result has n * lanes tasks.
+    """Samples several blocks (blocks: u32[n]); the result has n * lanes tasks.
 
-    With `wanted` (i32 scalar, may be traced) only the first so many blocks are sampled and the rest of the result is zero:
-    one compiled program serves any number of blocks up to n. A loop, not a vmap: a block's branches stay scalars, and its
-    working set stays in cache.
+    With `wanted` (i32 scalar, may be traced) only the first so many blocks need be sampled and the rest of the result is
+    anything: one compiled program serves any number of blocks up to n. On a CPU a loop, not a vmap: a block's branches stay
+    scalars, and its working set stays in cache. On an accelerator blocks go side by side (`abreast`).
     """
     one = lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b)
+    together = abreast(blocks.shape[0], lanes * shape.rows * shape.columns)
+    if together > 1:
+        block, one = one, lambda group: jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), jax.vmap(block)(group))
+        blocks = blocks.reshape(-1, together)
+        wanted = None if wanted is None else -(-wanted // together)
     count = blocks.shape[0]
     out = jax.tree.map(
-        lambda v: jnp.zeros((count, *v.shape), v.dtype), jax.eval_shape(one, jax.ShapeDtypeStruct((), blocks.dtype))
+        lambda v: jnp.zeros((count, *v.shape), v.dtype), jax.eval_shape(one, jax.ShapeDtypeStruct(blocks.shape[1:], blocks.dtype))
     )
 
     def body(i, out):

@@ -19,6 +19,7 @@ from ..configs.prior import COMBINES, FAMILIES, NUMERIC_COLUMNS, ROOTS, Sizes
 from .activations import ACTIVATIONS
 from .compiling import jit
 from .corrupt import disturb
+from .device import each
 from .keys import Stream
 from .laws import LawArrays
 from .observe import observe
@@ -210,7 +211,7 @@ def _sample_nodes(scm: SCM, rows: jax.Array, do: Intervention) -> jax.Array:
         values, _ = propagate(scm.sizes, cohort, plan, law, stream, rows, params, do)
         return values.reshape(scm.sizes.nodes, scm.sizes.width, -1)
 
-    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, do))
+    return each(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, do), rows.size * scm.sizes.nodes)
 
 
 @jit
@@ -231,4 +232,5 @@ def _sample(scm: SCM, rows: jax.Array, do: Intervention) -> dict[str, jax.Array]
         nodes = values.reshape(sizes.nodes, sizes.width, -1)
         return {"nodes": nodes, "columns": table[0].T, "y": y[0]}
 
-    return jax.lax.map(one, (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, scm.settled, do))
+    given = (scm.cohort, scm.law, scm.plan, scm.params, scm.stream, scm.reference, scm.settled, do)
+    return each(one, given, rows.size * scm.sizes.nodes)

@@ -14,6 +14,7 @@ import numpy as np
 from ..configs.prior import PriorConfig
 from . import keys
 from .compiling import compiler_options
+from .device import on_cpu
 from .laws import law_arrays
 from .learnability import learnability
 from .sampler import LANES, candidates, locate, make_sampler, sample_blocks
@@ -22,8 +23,8 @@ from .task import TableShape, TaskBatch
 MAX_TASK_ID = 2**32 - 1
 
 
-CHUNK = 8
-"""Blocks a call of the compiled program; fewer run where fewer are asked for."""
+CHUNK, WIDE_CHUNK = 8, 64
+"""Blocks a call of the compiled program, on a CPU and on an accelerator; fewer run where fewer are asked for, on a CPU one by one."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -106,17 +107,17 @@ def sample(
     blocks, inverse = np.unique(block, return_inverse=True)
     run = _compiled(prior.sizes, shape, lanes, with_scm)
     laws = law_arrays(prior)
-    parts = []
-    for start in range(0, len(blocks), CHUNK):
-        chunk = blocks[start : start + CHUNK]
-        padded = np.pad(chunk, (0, CHUNK - len(chunk)), mode="edge")
+    parts, size = [], CHUNK if on_cpu() else WIDE_CHUNK
+    for start in range(0, len(blocks), size):
+        chunk = blocks[start : start + size]
+        padded = np.pad(chunk, (0, size - len(chunk)), mode="edge")
         part = run(laws, key, jnp.asarray(padded, jnp.uint32), jnp.int32(len(chunk)))
         if score:
             z, r2 = _scorer(prior.sizes.classes)(dataclasses.replace(part, scm=None))
             part = dataclasses.replace(part, info=part.info | {"learnability_z": z, "learnability_r2": r2})
         parts.append(part)
     place = inverse.reshape(-1) * lanes + lane
-    if len(parts) == 1 and np.array_equal(place, np.arange(CHUNK * lanes)):
+    if len(parts) == 1 and np.array_equal(place, np.arange(size * lanes)):
         return parts[0]
 
     # On the host: picked out on the device, every field would compile two small programs for every number of tasks.

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 # Before anything imports jax. The compile cache is shared by all test processes and by later runs; a cold run fills it.
@@ -116,3 +118,16 @@ def _release_compiled_programs():
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes the default device look like an accelerator: what is traced from then on is written for one, and runs on a
+    CPU as well, slowly."""
+
+    def pretend() -> None:
+        from priorax.priors import device
+
+        monkeypatch.setattr(device, "default_device", lambda: types.SimpleNamespace(platform="gpu"))
+
+    return pretend

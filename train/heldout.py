@@ -19,6 +19,7 @@ from ..configs.model import ModelConfig
 from ..configs.prior import TARGETS, PriorConfig
 from ..configs.recipe import TaskShape
 from ..priors import compiler_options, make_sampler
+from ..priors.device import on_cpu
 from ..priors.keys import seed_key
 from ..priors.task import TaskBatch
 from .curriculum import table_shape
@@ -89,7 +90,7 @@ def measure_tasks(cfg: ModelConfig, params: dict[str, Any], held_out: HeldOut) -
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measure(cfg: ModelConfig, context: int | None, params: dict[str, Any], batch: TaskBatch) -> tuple[jax.Array, ...]:
-    piece = CPU_PIECE if jax.default_backend() == "cpu" else CHUNK
+    piece = CPU_PIECE if on_cpu() else CHUNK
     pieces = jax.tree.map(lambda a: a.reshape(CHUNK // piece, piece, *a.shape[1:]), batch)
 
     def one(part: TaskBatch) -> tuple[jax.Array, ...]:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.compiling import compiler_options
+from ..priors.device import each, on_cpu
 from ..priors.task import TaskBatch
 from .loss import accuracy, cross_entropy, query_logits, roc_auc_sum
 from .optimizer import learning_rate, make_optimizer
@@ -115,13 +116,13 @@ def make_dispatch(
 
     def dispatch(state: TrainState, key: jax.Array, learn: jax.Array, first: jax.Array) -> tuple[TrainState, Metrics]:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32) if shards > 1 else jnp.uint32(0)
+        ids = jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32)
+        ids = (jnp.where(learn, state.step.astype(jnp.uint32), first) + ids) * jnp.uint32(shards) + shard
 
-        def one(state: TrainState, i: jax.Array) -> tuple[TrainState, Metrics]:
-            step = jnp.where(learn, state.step.astype(jnp.uint32), first + i)
-            batch = tasks(key, step * jnp.uint32(shards) + shard)
+        def one(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
             return jax.lax.cond(learn, learn_step, measure_step, state, batch)
 
-        return jax.lax.scan(one, state, jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
+        return over_steps(one, state, lambda step: tasks(key, step), ids, shape)
 
     options = compiler_options() if recipe.train.fast_compile else {}
     if shards == 1:
@@ -132,6 +133,23 @@ def make_dispatch(
         dispatch, mesh=mesh, in_specs=(everywhere,) * 4, out_specs=(everywhere, everywhere), check_vma=False
     )
     return jax.jit(spread, donate_argnums=0, compiler_options=options)
+
+
+def over_steps(
+    one: Callable[[Any, TaskBatch], tuple[Any, Any]], start: Any, draw: Callable[[jax.Array], TaskBatch], ids: jax.Array,
+    shape: TaskShape,
+) -> tuple[Any, Any]:  # fmt: skip
+    """`jax.lax.scan` of ``one`` over the tasks that ``draw`` makes of every id.
+
+    On a CPU a step's tasks are drawn right before it. An accelerator draws those of many steps side by side before the first:
+    it starts thousands of kernels to draw some, however few, and would spend more time on that than on learning from them.
+    """
+    if on_cpu():
+        return jax.lax.scan(lambda carry, step: one(carry, draw(step)), start, ids)
+    cells = shape.rows * (shape.columns + shape.score_columns)
+    if shape.score_columns:
+        cells += 8 * shape.rows**2  # kernels of ridge regressions
+    return jax.lax.scan(one, start, each(draw, ids, 2 * shape.tasks * cells))
 
 
 def make_sampling(
@@ -148,12 +166,13 @@ def make_sampling(
     def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)
 
-        def one(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            batch = tasks(key, (first + i) * jnp.uint32(shards) + shard)
+        ids = (first + jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32)) * jnp.uint32(shards) + shard
+
+        def one(total: jax.Array, batch: TaskBatch) -> tuple[jax.Array, None]:
             parts = (batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical)
             return total + sum(jnp.nansum(a.astype(jnp.float32)) for a in parts), None
 
-        total, _ = jax.lax.scan(one, jnp.float32(0), jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32))
+        total, _ = over_steps(one, jnp.float32(0), lambda step: tasks(key, step), ids, shape)
         return jax.lax.psum(total, AXIS)
 
     everywhere = PartitionSpec()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..configs.recipe import TaskShape
 from ..priors import make_sampler
+from ..priors.device import on_cpu
 from ..priors.keys import seed_key
 from ..priors.task import TableShape, TaskBatch
 from .curriculum import table_shape
@@ -71,7 +72,7 @@ def with_scores(batch: TaskBatch, key: jax.Array, step: jax.Array, shape: TaskSh
     own_key = jax.random.fold_in(jax.random.fold_in(key, _CHOICE), step)
     choice = jax.random.uniform(own_key, (batch.n_tasks, len(KINDS)))
     # One task stays in a CPU's cache; other devices take nearly as long for one decomposition as for many.
-    together = 1 if jax.default_backend() == "cpu" else batch.n_tasks
+    together = 1 if on_cpu() else batch.n_tasks
     tables = (batch.x, batch.y, batch.categorical, batch.n_features, batch.n_classes, choice)
     x, n_features = jax.lax.map(lambda table: _with_scores(*table, context, classes, room), tables, batch_size=together)
 

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import pytest
 from priorax.models import device
 from priorax.models.attention import pick_implementation
+from priorax.priors.device import default_device, on_cpu
 
 
 @pytest.mark.parametrize("chosen", ["cpu", None])
 def test_the_device_chosen_counts(chosen):
     with jax.default_device(chosen and jax.devices(chosen)[-1]):
-        assert device.default_device() in jnp.zeros(1).devices()
+        assert default_device() in jnp.zeros(1).devices()
     if chosen:
         with jax.default_device(chosen):
-            assert device.default_device() in jnp.zeros(1).devices() and device.on_cpu()
+            assert default_device() in jnp.zeros(1).devices() and on_cpu()
 
 
 @pytest.mark.parametrize(

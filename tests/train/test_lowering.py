@@ -20,7 +20,8 @@ from priorax.train.step import make_dispatch
 
 
 @pytest.mark.parametrize("name", ["base", "small"])
-def test_step_lowers_for_gpu_and_tpu(name):
+def test_step_lowers_for_gpu_and_tpu(name, as_on_an_accelerator):
+    as_on_an_accelerator()
     recipe = load_recipe(name)
     # 16 bit as on a GPU; the fused kernel asks for a GPU already when it is traced.
     dtype = "bfloat16" if name == "base" else recipe.model.dtype

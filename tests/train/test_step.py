@@ -48,6 +48,22 @@ def test_measuring_changes_nothing_and_reads_the_average(toy, dispatch):
     assert np.isfinite(numbers["roc_auc"]).all() and dispatch._cache_size() == 1
 
 
+@pytest.mark.heavy  # compiles a step with its blocks written out
+def test_an_accelerator_learns_the_same(toy, as_on_an_accelerator):
+    """It samples many steps ahead, writes the blocks out and computes again what a CPU keeps: the same losses and weights."""
+    recipe = dataclasses.replace(toy.RECIPE, model=dataclasses.replace(toy.RECIPE.model, dtype="float32"))
+    state, results = init_state(recipe, 0, 24), []
+    for there in (False, True):
+        if there:
+            as_on_an_accelerator()
+        dispatch = make_dispatch(recipe, recipe.shapes[0], None, toy.linear_tasks, jax.devices()[:1])
+        trained, numbers = _go(dispatch, _go(dispatch, state)[0])
+        _, measured = _go(dispatch, trained, learn=False, first=7)
+        results.append((trained, numbers, measured))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
 def test_context_of_every_task_its_own_is_the_same_step(toy, dispatch):
     """Where all tasks happen to have as many context rows, the program that masks them learns what the other does."""
     shape = dataclasses.replace(toy.RECIPE.shapes[0], least_context=8)  # the toy tasks all have the most
