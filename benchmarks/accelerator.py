@@ -1,38 +1,51 @@
 """Everything to check and to measure on an accelerator, in one call that fits a time limit and loses nothing when cut short.
 
-    python benchmarks/accelerator.py --out OUT --time-limit 9m [--steps agreement prior train predict pretrain] [--recipe base]
+    python benchmarks/accelerator.py --out OUT --time-limit 9m [--steps agreement prior pretrain train predict] [--recipe base]
                                      [--start-from FILE] [--quick]
 
 Steps, each a process of its own whose output is kept whatever becomes of it:
 
 - ``doctor``: versions and devices.
 - ``agreement``: the same tasks, logits and gradients on the accelerator and on the CPU of the same machine (labels and
-  categories that are equal, largest difference of numbers, 16 bit and the fused kernel against float32), and the rate at which
-  the device copies memory, to set the sampler's beside.
-- ``prior``, ``train``, ``predict``: `priorax bench`, as JSON.
-- ``pretrain``: what is left of the time goes into a leg of ``--recipe``, from random weights or from ``--start-from``. Its run
-  directory is ``--run``; called again with the same one, the leg goes on where the last ended.
+  categories that are equal, largest difference of numbers, 16 bit and the fused kernel against float32), and the rates at which
+  the device copies memory and multiplies matrices of 16 bit.
+- ``prior``: `priorax bench prior`, as JSON.
+- ``pretrain``: the time that is left goes into a leg of ``--recipe``, from random weights or from ``--start-from``. Its run
+  directory is ``--run``; called again with the same one, the leg goes on where the last ended. Its result has ``shapes``: the
+  median rate of every table shape and the share of the products' rate that is.
+- ``train``, ``predict``: `priorax bench`, as JSON; only where named, and time is kept back for them.
 
-``OUT/summary.json`` is written anew after every step, with its exit code, seconds and result; ``OUT/*.log`` is what a step
-printed; ``OUT/model.safetensors`` are the weights. ``--quick`` makes everything small, to try the script on a CPU.
+``agreement``, ``prior`` and ``pretrain`` start together, each with a part of the device's memory: a training program takes minutes to
+compile, which keeps CPU cores busy and the device idle. What the other two measure meanwhile may be disturbed by kernels that are
+tried out. ``OUT/summary.json`` is written anew after every step, with its exit code, seconds and result; ``OUT/*.log`` is what
+a step printed; ``OUT/model.safetensors`` are the weights. ``--quick`` makes everything small, to try the script on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-STEPS = ("doctor", "agreement", "prior", "train", "predict", "pretrain")
+STEPS = ("doctor", "agreement", "prior", "pretrain", "train", "predict")
+TOGETHER = {"agreement": 0.1, "prior": 0.25, "pretrain": 0.6}
+"""Steps that run side by side, and the share of the device's memory that each may take."""
+AFTER = {"train": 150.0, "predict": 60.0}
+"""Seconds kept back for steps that come after the leg."""
+CHECKS = 240.0
+"""Seconds after which a step beside the leg is ended."""
 CLOSING = 20.0
 """Seconds kept back from the last step, to copy and to write."""
 PLATFORMS = {"there": os.environ.get("JAX_PLATFORMS", ""), "cpu": "cpu"}
@@ -48,8 +61,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "agreement": [sys.executable, __file__, "--out", str(args.out), *(["--quick"] if args.quick else []), "--compare"],
         "prior": [*priorax, "bench", "prior", "--json", "--shapes", *shapes, *few,
                   "--tasks", "16" if args.quick else "4096"],
-        "train": [*priorax, "bench", "train", "--json", "--recipes", args.recipe, *few,
-                  *([] if args.quick else ["--every-shape"])],
+        "train": [*priorax, "bench", "train", "--json", "--recipes", args.recipe, *few],
         "predict": [*priorax, "bench", "predict", "--json", "--no-fresh", "--no-tabicl", *few,
                     *(["--shapes", "20x3", "--queries", "10"] if args.quick else [])],
     }  # fmt: skip
@@ -62,6 +74,7 @@ def answers(quick: bool) -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
     from priorax.models import default_weights_path, load_weights, with_params
+    from priorax.train.flops import measure_roofline
 
     from priorax import load_prior, sample
 
@@ -87,6 +100,7 @@ def answers(quick: bool) -> dict[str, np.ndarray]:
         (_, probabilities), slope = run(weights.params, cfg)
         out[f"probability/{dtype}"] = np.asarray(probabilities)
         out[f"gradient/{dtype}"] = np.concatenate([np.asarray(a, np.float32).ravel() for a in jax.tree.leaves(slope)])
+    out["tflops"] = np.float64(measure_roofline(jax.devices()[:1], jnp.dtype("bfloat16"), 256 if quick else None) / 1e12)
     out["copy_gb_per_s"] = np.float64(copy_rate(1 << (16 if quick else 28)))
     out["bytes_per_task"] = np.float64(sum(a.nbytes for a in jax.tree.leaves((batch.x, batch.y))) / tasks)
     return out
@@ -109,12 +123,14 @@ def copy_rate(numbers: int) -> float:
 
 def compare(out: Path, quick: bool) -> dict[str, Any]:
     """`answers` of both platforms, each in a process of its own, and how far they agree."""
-    found = {}
+    found, running = {}, {}
     for name, platform in PLATFORMS.items():
+        command = [sys.executable, __file__, "--out", str(out / f"answers-{name}.npz"), "--answers", *(["--quick"] if quick else [])]
+        running[name] = subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": platform})
+    for name, process in running.items():
+        if process.wait() != 0:
+            raise SystemExit(f"the answers of platform {name} ended with exit code {process.returncode}")
         file = out / f"answers-{name}.npz"
-        env = {**os.environ, "JAX_PLATFORMS": platform}
-        command = [sys.executable, __file__, "--out", str(file), "--answers", *(["--quick"] if quick else [])]
-        subprocess.run(command, env=env, check=True)
         with np.load(file) as data:
             found[name] = dict(data)
         file.unlink()
@@ -134,17 +150,22 @@ def compare(out: Path, quick: bool) -> dict[str, Any]:
         "gradient_cosine_float32": cosine(a["gradient/float32"], b["gradient/float32"]),
         "gradient_cosine_bfloat16": cosine(a["gradient/bfloat16"], b["gradient/float32"]),
         "gradients_finite": bool(all(np.isfinite(a[f"gradient/{d}"]).all() for d in ("float32", "bfloat16"))),
+        "tflops_bfloat16": float(a["tflops"]),
         "copy_gb_per_s": float(a["copy_gb_per_s"]),
         "bytes_per_task": float(a["bytes_per_task"]),
     }
 
 
-def run_step(name: str, command: list[str], out: Path, seconds: float) -> dict[str, Any]:
-    """Runs a command with a limit; its exit code (None: cut off), seconds, and the JSON it printed last, if any."""
+def run_step(name: str, command: list[str], out: Path, seconds: float, memory: float | None = None) -> dict[str, Any]:
+    """Runs a command with a limit; its exit code (None: cut off), seconds, and the JSON it printed last, if any.
+
+    ``memory`` is the share of the device's memory that it may take, JAX's own default where None.
+    """
     start, log = time.monotonic(), out / f"{name}.log"
+    env = os.environ if memory is None else {**os.environ, "XLA_PYTHON_CLIENT_MEM_FRACTION": str(memory)}
     with open(log, "w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, env=env
         )
         try:
             told, _ = process.communicate(timeout=max(seconds, 1.0))
@@ -179,11 +200,29 @@ def pretraining(args: argparse.Namespace, seconds: float) -> list[str]:
     return command + (["--start-from", str(args.start_from)] if args.start_from else [])
 
 
+def rates(recipe: str, run: Path) -> list[dict[str, Any]]:
+    """Of every table shape that the leg met: its median rate, and the products that rate makes."""
+    from priorax.configs import load_recipe
+    from priorax.train.flops import training_flops
+
+    cfg = load_recipe(recipe)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = []
+    for i, shape in enumerate(cfg.shapes):
+        seen = [line["tasks_per_s"] for line in lines if line.get("shape") == i and line.get("tasks_per_s")]
+        if seen:
+            median = statistics.median(seen)
+            tflops = median * training_flops(cfg.model, shape) / 1e12
+            found.append({"shape": i, "rows": shape.rows, "columns": shape.columns, "dispatches": len(seen),
+                          "tasks_per_s": round(median, 2), "tflops": round(tflops, 3)})  # fmt: skip
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--time-limit", default="9m")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=[s for s in STEPS if s not in AFTER])
     parser.add_argument("--recipe", default=None, help="base; smoke with --quick")
     parser.add_argument("--run", type=Path, default=None, help="run directory; OUT/run when left out")
     parser.add_argument("--start-from", default=None)
@@ -205,16 +244,38 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     known = commands(args)
     summary: dict[str, Any] = {}
-    for name in args.steps:
+    lock = threading.Lock()
+
+    def work(name: str) -> None:
         left = end - time.monotonic() - CLOSING
+        memory = TOGETHER.get(name) if len(beside) > 1 else None
+        if name == "pretrain":
+            left -= sum(AFTER[step] for step in args.steps if step in AFTER)
         if left <= 0:
-            summary[name] = {"code": None, "seconds": 0.0, "result": None}
+            step = {"code": None, "seconds": 0.0, "result": None}
+        elif name == "pretrain":
+            step = run_step(name, pretraining(args, left), args.out, left + CLOSING / 2, memory)
+            if step["result"]:
+                step["result"]["shapes"] = rates(args.recipe, args.run)
         else:
-            command = known[name] if name in known else pretraining(args, left)
-            summary[name] = run_step(name, command, args.out, left + (name not in known) * CLOSING / 2)
-        step = summary[name]
-        print(f"{name}: code {step['code']}, {step['seconds']} s", flush=True)
-        (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            step = run_step(name, known[name], args.out, min(left, CHECKS) if memory else left, memory)
+        with lock:
+            summary[name] = step
+            print(f"{name}: code {step['code']}, {step['seconds']} s", flush=True)
+            (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+    beside = [name for name in args.steps if name in TOGETHER]
+    if "doctor" in args.steps:
+        work("doctor")
+    with concurrent.futures.ThreadPoolExecutor(max_workers=len(TOGETHER)) as pool:
+        list(pool.map(work, beside))
+    for name in [name for name in args.steps if name in AFTER]:
+        work(name)
+    if "agreement" in summary and summary.get("pretrain", {}).get("result"):
+        told = summary["agreement"]["result"] or {}
+        for point in summary["pretrain"]["result"]["shapes"]:
+            point["flop_utilisation"] = round(point["tflops"] / told["tflops_bfloat16"], 4) if told else None
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     weights = args.run / "model.safetensors"
     if weights.is_file():
         shutil.copyfile(weights, args.out / weights.name)

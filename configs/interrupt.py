@@ -23,11 +23,13 @@ class StopFlag:
     Attributes:
       signal: number of the signal that was caught, or None.
       notice: a line for stderr when it is, None for none. It may be changed at any time, to say what happens next.
+      heard: whether a signal has come at all, also while the main thread is inside compiled code, where it cannot catch it.
     """
 
     def __init__(self, notice: str | None = None) -> None:
         self.signal: int | None = None
         self.notice = notice
+        self.heard = False
         self._untold = [True]
         self._before: dict[int, object] = {}
         self._wakes: int | None = None
@@ -70,6 +72,7 @@ class StopFlag:
     def _announce(self, read: int) -> None:
         while caught := os.read(read, 16):
             if any(number in _CAUGHT for number in caught):
+                self.heard = True
                 self._tell()
         os.close(read)
 
@@ -84,5 +87,5 @@ class StopFlag:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal, self.heard = number, True
         self._tell()

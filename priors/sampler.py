@@ -147,12 +147,15 @@ def sample_blocks(
     scalars, and its working set stays in cache. On an accelerator blocks go side by side (`abreast`).
     """
     one = lambda b: sample_block(sizes, shape, lanes, with_scm, laws, key, b)
-    together = abreast(blocks.shape[0], lanes * shape.rows * shape.columns)
-    if together > 1:
-        block, one = one, lambda group: jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), jax.vmap(block)(group))
-        blocks = blocks.reshape(-1, together)
-        wanted = None if wanted is None else -(-wanted // together)
+    flat = lambda tree: jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), tree)
     count = blocks.shape[0]
+    together = abreast(count, lanes * shape.rows * shape.columns)
+    if together == count > 1:
+        return flat(jax.vmap(one)(blocks))
+    if together > 1:
+        block, one = one, lambda group: flat(jax.vmap(block)(group))
+        blocks, count = blocks.reshape(-1, together), count // together
+        wanted = None if wanted is None else -(-wanted // together)
     out = jax.tree.map(
         lambda v: jnp.zeros((count, *v.shape), v.dtype), jax.eval_shape(one, jax.ShapeDtypeStruct(blocks.shape[1:], blocks.dtype))
     )
@@ -163,8 +166,7 @@ def sample_blocks(
     # The barrier hides the trip count: a loop known to run once would be inlined and fused with what surrounds it, and its
     # sums would round otherwise than in a longer loop.
     trips = jax.lax.optimization_barrier(jnp.int32(count) if wanted is None else jnp.minimum(wanted, count))
-    out = jax.lax.fori_loop(0, trips, body, out)
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), out)
+    return flat(jax.lax.fori_loop(0, trips, body, out))
 
 
 def _lanes(prior: PriorConfig, tasks: int) -> int:

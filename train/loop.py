@@ -36,6 +36,7 @@ from .state import TrainState, init_state
 from .step import idle, kind_of, mean_of_good, pick_devices, place, put, replicate
 from .tasks import SamplerFactory, task_key
 from .team import Team
+from .watchdog import Watchdog
 
 
 def pretrain(
@@ -174,6 +175,8 @@ class _Run:
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
         told = [self._everywhere(which, self.seed, True, 0) for which in range(len(programs))]
+        watchdog = Watchdog(progress.say, lambda: flag.heard)
+        stack.callback(watchdog.close)
         step, saved = resumed_from or 0, resumed_from
         done_at_start = step
         loss, cut, signal = float("nan"), False, 0
@@ -186,8 +189,9 @@ class _Run:
             if signal or cut:
                 break
             began = time.monotonic()
-            state, numbers = programs[which](state, *told[which])
-            numbers = jax.device_get(numbers)
+            with watchdog.over(f"the dispatch after step {step:,}", self.pace.price(which), self.clock.left()):
+                state, numbers = programs[which](state, *told[which])
+                numbers = jax.device_get(numbers)
             seconds = time.monotonic() - began
             before, step = step, step + self._k
             loss = self._count(numbers, which, seconds)

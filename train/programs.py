@@ -35,10 +35,10 @@ def compile_programs(
         began = time.monotonic()
         return lowered.compile(), seconds + time.monotonic() - began
 
-    every = [traced(shape) for shape in shapes]  # Python, which runs in one thread at a time anyway
     programs: list[Any] = [None] * len(shapes)
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(len(shapes), os.cpu_count() or 1)) as pool:
-        running = {pool.submit(compiled, *one): i for i, one in enumerate(every)}
+        # Tracing is Python, one thread at a time; compiling is not, and need not wait for the last one to be traced.
+        running = {pool.submit(compiled, *traced(shape)): i for i, shape in enumerate(shapes)}
         for future in concurrent.futures.as_completed(running):
             i = running[future]
             programs[i], seconds = future.result()
