@@ -44,8 +44,6 @@ TOGETHER = {"agreement": 0.1, "prior": 0.25, "pretrain": 0.6}
 """Steps that run side by side, and the share of the device's memory that each may take."""
 AFTER = {"train": 150.0, "predict": 60.0}
 """Seconds kept back for steps that come after the leg."""
-CHECKS = 240.0
-"""Seconds after which a step beside the leg is ended."""
 CLOSING = 20.0
 """Seconds kept back from the last step, to copy and to write."""
 PLATFORMS = {"there": os.environ.get("JAX_PLATFORMS", ""), "cpu": "cpu"}
@@ -258,7 +256,7 @@ def main() -> int:
             if step["result"]:
                 step["result"]["shapes"] = rates(args.recipe, args.run)
         else:
-            step = run_step(name, known[name], args.out, min(left, CHECKS) if memory else left, memory)
+            step = run_step(name, known[name], args.out, left, memory)
         with lock:
             summary[name] = step
             print(f"{name}: code {step['code']}, {step['seconds']} s", flush=True)

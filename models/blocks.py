@@ -12,10 +12,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ..configs.model import ModelConfig
+from ..priors.device import on_cpu
 from .attention import feature_attention, feature_attention_weights, row_attention
 
 _REFERENCE_ROWS = 256.0
 """Context size at which the length factor on row attention is 1."""
+
+_PARTS = 32
+"""Parts in which an accelerator sums up the gradient of a matrix."""
 
 _PRODUCT, _ATTENDED = "product", "attended"
 """What `keeping_products` keeps: results of `linear`, and of attention."""
@@ -40,9 +44,8 @@ def linear(x: jax.Array, w: jax.Array) -> jax.Array:
 def keeping_products(block: Callable[..., T]) -> Callable[..., T]:
     """``block`` whose backward pass is given the matrix products and attention of the forward one and computes all else anew.
 
-    On a GPU a block's norms and activations cost nothing but their way through memory, and those kept in single precision are most of
-    what a backward pass reads: with all blocks written out instead of scanned this takes the step of the recipe `base` at 1024 x 16 from
-    160 GB of memory traffic to 84 (`benchmarks/gpu_programs.py`). A CPU keeps everything and is faster for it.
+    On a GPU a block's norms and activations cost little but their way through memory, and those kept in single precision are most of
+    what a backward pass reads (docs/training.md, "On a GPU"). A CPU keeps everything and is faster for it.
     """
     named = jax.checkpoint_policies.save_only_these_names(_PRODUCT, _ATTENDED)
 
@@ -55,7 +58,7 @@ def keeping_products(block: Callable[..., T]) -> Callable[..., T]:
 
 @jax.custom_vjp
 def _linear(x: jax.Array, w: jax.Array) -> jax.Array:
-    """The weight gradient is summed over blocks of S rows.
+    """The weight gradient is summed over blocks of rows: of S on a CPU, `_PARTS` of them on an accelerator.
 
     One product that contracts all rows at once makes XLA copy operands into a transposed layout first, on CPUs and on GPUs;
     batched products over blocks of rows and a sum do not.
@@ -71,8 +74,13 @@ def _linear_backward(saved, grad):
     x, w = saved
     batch = tuple(range(x.ndim - 2))
     rows = x.ndim - 2
+    if not on_cpu():  # a sum for every column of every task would be more to write than all of the operands
+        parts = math.gcd(math.prod(x.shape[:-1]), _PARTS)
+        x, g, batch, rows = x.reshape(parts, -1, x.shape[-1]), grad.reshape(parts, -1, grad.shape[-1]), (0,), 1
+    else:
+        g = grad
     contract = (((rows,), (rows,)), (batch, batch))
-    d_w = jax.lax.dot_general(x, grad, contract, preferred_element_type=jnp.float32).sum(batch)
+    d_w = jax.lax.dot_general(x, g, contract, preferred_element_type=jnp.float32).sum(batch)
     return grad @ w.astype(grad.dtype).T, d_w.astype(w.dtype)
 
 
