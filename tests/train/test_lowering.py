@@ -1,7 +1,7 @@
 """The training step of recipes that ship can be lowered for accelerators, which this machine need not have.
 
 Lowering is where a primitive without a rule for a platform, or a kernel that refuses a shape or dtype, shows itself. What
-a compiler for that platform and its device make of the program is for `benchmarks/accelerator.py` to say.
+a compiler for that platform and its device make of the program is for `benchmarks/gpu_programs.py` and `accelerator.py` to say.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from priorax.train.state import init_state
 from priorax.train.step import make_dispatch
 
 
-@pytest.mark.parametrize("name", ["base", "small"])
+@pytest.mark.parametrize("name", ["base", pytest.param("small", marks=pytest.mark.slow)])
 def test_step_lowers_for_gpu_and_tpu(name, as_on_an_accelerator):
     as_on_an_accelerator()
     recipe = load_recipe(name)
