@@ -53,6 +53,7 @@ def pretrain(
     quiet: bool = False,
     sampler_factory: SamplerFactory | None = None,
     prior: PriorConfig | None = None,
+    may_exit: bool = False,
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
 
@@ -82,6 +83,8 @@ def pretrain(
       sampler_factory: replaces `priorax.priors.make_sampler`: ``(prior, TableShape, tasks)`` to
         ``(key, step) -> TaskBatch``.
       prior: replaces the prior named in the recipe.
+      may_exit: a dispatch that hangs ends the process, with exit code 1, where a limit or a signal should have ended the leg
+        (see `priorax.train.watchdog`); else it is only told of.
 
     Raises:
       ConfigError: settings that do not go together, also with the prior; ``out`` holds another run; ``total_time`` is over already; the
@@ -106,7 +109,7 @@ def pretrain(
         recipe.check_classes(prior)
     run = _Run(
         recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
-        watch, quiet,
+        watch, quiet, may_exit,
     )  # fmt: skip
     # Ridge scores are LAPACK's on a CPU; threads of its own would fight with those of the devices.
     with one_blas_thread(), contextlib.ExitStack() as stack:
@@ -129,7 +132,9 @@ class _Run:
         log: Callable[[dict[str, Any]], None] | None,
         watch: Callable[[Moment], bool] | None,
         quiet: bool,
+        may_exit: bool,
     ):
+        self.may_exit = may_exit
         self.clock, self.total_time, self.training_only = clock, total_time, training_only
         self.recipe, self.cfg, self.out, self.seed = recipe, recipe.train, out, seed
         self.prior, self.sampler_factory, self.log, self.watch = prior, sampler_factory, log, watch
@@ -175,8 +180,8 @@ class _Run:
         self.clock.startup = self.clock.elapsed()
         self.clock.closing = self._closing_seconds()
         told = [self._everywhere(which, self.seed, True, 0) for which in range(len(programs))]
-        watchdog = Watchdog(progress.say, lambda: flag.heard)
-        stack.callback(watchdog.close)
+        self.watchdog = Watchdog(progress.say, lambda: flag.heard, self.may_exit)
+        stack.callback(self.watchdog.close)
         step, saved = resumed_from or 0, resumed_from
         done_at_start = step
         loss, cut, signal = float("nan"), False, 0
@@ -189,7 +194,7 @@ class _Run:
             if signal or cut:
                 break
             began = time.monotonic()
-            with watchdog.over(f"the dispatch after step {step:,}", self.pace.price(which), self.clock.left()):
+            with self.watchdog.over(f"the dispatch after step {step:,}", self.pace.price(which), self.clock.left()):
                 state, numbers = programs[which](state, *told[which])
                 numbers = jax.device_get(numbers)
             seconds = time.monotonic() - began
@@ -389,8 +394,9 @@ class _Run:
         for which, (shape, program) in enumerate(zip(self.recipe.shapes, programs, strict=True)):
             parts = []
             for i in range(math.ceil(self.cfg.validation_tasks / (shape.tasks * self._k))):
-                state, numbers = program(state, *self._everywhere(which, self.cfg.validation_seed, False, i * self._k))
-                parts.append(jax.device_get(numbers))
+                with self.watchdog.over("a dispatch of the validation", self.pace.price(which), self.clock.left()):
+                    state, numbers = program(state, *self._everywhere(which, self.cfg.validation_seed, False, i * self._k))
+                    parts.append(jax.device_get(numbers))
             row = {n: float(np.nanmean(np.concatenate([p[n] for p in parts]))) for n in names}
             tasks = len(parts) * shape.tasks * self._k
             rows.append({name: getattr(shape, name) for name in ("rows", "columns", "score_columns")} | {"tasks": tasks} | row)

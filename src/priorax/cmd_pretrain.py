@@ -84,7 +84,7 @@ class Pretrain(options.OutDir):
         left = None if limit is None else max(limit - age, 0.1)  # the limit counts from the start of the process
         out = self.out.expanduser()
         result = pretrain(recipe, out, seed=seed, resume=self.resume, time_limit=left, total_time=total,
-                          log=tell, quiet=self.quiet or self.log == "json")  # fmt: skip
+                          log=tell, quiet=self.quiet or self.log == "json", may_exit=True)  # fmt: skip
         leave()
         if result.interrupted:
             number = int(result.interrupted)
