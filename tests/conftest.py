@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything imports jax. The compile cache is shared by all test processes and by later runs; a cold run fills it.
@@ -121,13 +121,17 @@ def _release_compiled_programs():
 
 
 @pytest.fixture
-def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Called, it makes the default device look like an accelerator: what is traced from then on is written for one, and runs on a
-    CPU as well, slowly."""
+    CPU as well, slowly. What was traced before it, or meanwhile, is forgotten: JAX does not know that anything changed."""
+    import jax
+    from priorax.priors import device
 
     def pretend() -> None:
-        from priorax.priors import device
-
+        jax.clear_caches()
         monkeypatch.setattr(device, "default_device", lambda: types.SimpleNamespace(platform="gpu"))
 
-    return pretend
+    before = device.default_device
+    yield pretend
+    if device.default_device is not before:
+        jax.clear_caches()

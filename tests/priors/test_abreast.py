@@ -13,7 +13,7 @@ import pytest
 from priorax.priors import compiler_options, device, keys, make_sampler
 from priorax.priors.task import TableShape, TaskBatch
 
-from priorax import load_prior
+from priorax import load_prior, sample
 
 
 def test_each_is_the_same_in_every_grouping(as_on_an_accelerator):
@@ -56,3 +56,21 @@ def test_the_same_tasks_side_by_side(as_on_an_accelerator, monkeypatch):
     for scm in (alone.scm, abreast.scm):  # what is not in use is left as it was
         unused = ~np.repeat(scm.plan.active, scm.params.mean.shape[-1], axis=1)
         assert not scm.reference[unused].any() and not scm.params.mean[~scm.plan.active].any()
+
+
+@pytest.mark.slow  # python -m pytest -m slow tests/priors/test_abreast.py
+def test_sample_and_its_causal_models_side_by_side(as_on_an_accelerator):
+    """Chosen ids, more than one call holds, in any order; and other worlds of the tasks."""
+    ids = [700, 3, 3, 41, 515]
+
+    def drawn():
+        batch = sample(load_prior("causal"), 5, ids, rows=48, columns=6, with_scm=True)
+        do = batch.scm.do({0: 1.5})
+        return jax.device_get((batch, batch.scm.sample(20, do)))
+
+    alone = drawn()
+    as_on_an_accelerator()
+    abreast = drawn()
+    assert np.array_equal(abreast[0].info["task_id"], ids)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(alone), jax.tree.leaves(abreast), strict=True):
+        assert np.isclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True).mean() > 0.99, jax.tree_util.keystr(path)
