@@ -60,11 +60,10 @@ device_description_str: "NVIDIA H200"
 
 def described_gpu() -> jax.Device:
     """A device to compile for that is not there."""
-    import jax_plugins
-
-    with contextlib.suppress(Exception):  # the plugin is loaded by JAX itself or by its import, as versions have it
-        __import__("jax_plugins.xla_cuda13" if hasattr(jax_plugins, "xla_cuda13") else "jax_plugins.xla_cuda12")
-    return topologies.get_topology_desc(platform="cuda", target_config=TARGET, topology="1x1x1").devices[0]
+    try:
+        return topologies.get_topology_desc(platform="cuda", target_config=TARGET, topology="1x1x1").devices[0]
+    except NotImplementedError:
+        raise SystemExit('this JAX cannot compile for CUDA; install it with: pip install "jax[cuda13]" (or cuda12)') from None
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def make_dispatch(
         def one(state: TrainState, batch: TaskBatch) -> tuple[TrainState, Metrics]:
             return jax.lax.cond(learn, learn_step, measure_step, state, batch)
 
-        return over_steps(one, state, lambda step: tasks(key, step), ids, shape)
+        return over_steps(one, state, lambda step: tasks(key, step), ids, shape, local)
 
     options = compiler_options() if recipe.train.fast_compile else {}
     if shards == 1:
@@ -137,9 +137,9 @@ def make_dispatch(
 
 def over_steps(
     one: Callable[[Any, TaskBatch], tuple[Any, Any]], start: Any, draw: Callable[[jax.Array], TaskBatch], ids: jax.Array,
-    shape: TaskShape,
+    shape: TaskShape, tasks: int,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """`jax.lax.scan` of ``one`` over the tasks that ``draw`` makes of every id.
+    """`jax.lax.scan` of ``one`` over what ``draw`` makes of every id: ``tasks`` tasks of a shape, a device's share of a step's.
 
     On a CPU a step's tasks are drawn right before it. An accelerator draws those of many steps side by side before the first:
     it starts thousands of kernels to draw some, however few, and would spend more time on that than on learning from them.
@@ -149,7 +149,7 @@ def over_steps(
     cells = shape.rows * (shape.columns + shape.score_columns)
     if shape.score_columns:
         cells += 8 * shape.rows**2  # kernels of ridge regressions
-    return jax.lax.scan(one, start, each(draw, ids, 2 * shape.tasks * cells))
+    return jax.lax.scan(one, start, each(draw, ids, 2 * tasks * cells))  # about twice as many are drawn
 
 
 def make_sampling(
@@ -161,7 +161,8 @@ def make_sampling(
     `make_dispatch`, and summed up so that none is left out.
     """
     shards = len(devices)
-    tasks = make_tasks(prior, shape, shape.tasks // shards, recipe.model.max_classes, sampler_factory)
+    local = shape.tasks // shards
+    tasks = make_tasks(prior, shape, local, recipe.model.max_classes, sampler_factory)
 
     def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
         shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)
@@ -172,7 +173,7 @@ def make_sampling(
             parts = (batch.x, batch.y, batch.n_features, batch.n_classes, batch.n_context, batch.categorical)
             return total + sum(jnp.nansum(a.astype(jnp.float32)) for a in parts), None
 
-        total, _ = over_steps(one, jnp.float32(0), lambda step: tasks(key, step), ids, shape)
+        total, _ = over_steps(one, jnp.float32(0), lambda step: tasks(key, step), ids, shape, local)
         return jax.lax.psum(total, AXIS)
 
     everywhere = PartitionSpec()
