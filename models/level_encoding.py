@@ -22,7 +22,7 @@ from .folds import row_keys, spread_over_folds
 ENCODINGS = ("codes", "target")
 MANY_LEVELS = 10
 """From so many levels on a column counts: below, levels are few enough to be learned one by one, and target statistics hide
-what levels of several columns do together (tic-tac-toe and car lose by them, see docs/training.md)."""
+what levels of several columns do together (tic-tac-toe and car lose by them, see docs/estimator.md)."""
 ROWS_PER_LEVEL = 3
 """A column with fewer rows per level in the mean stays as it is: the other folds then know next to nothing of a level, and
 identifiers, one row each, would look as if they told the class."""

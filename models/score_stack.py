@@ -22,7 +22,7 @@ from .threads import one_blas_thread
 
 WEIGHT = 0.25
 """Of the logistic regression in the pool; the network has the rest. Between what is best on held-out synthetic tasks, 0.15, and
-on the development sets, 0.4: docs/training.md."""
+on the development sets, 0.4: docs/estimator.md."""
 MOST_ROWS = 2_000
 """Rows it is fitted to at most; a few dozen coefficients need no more."""
 _FLOOR = 1e-7  # of probabilities, so that neither side can veto a class

@@ -2,7 +2,7 @@
 
 BLAS shares a product out among all cores, however small it is, and its threads spin while they wait for one another. For the
 matrices here, of a thousand rows for the most part, that gains nothing on two idle cores, and on a busy machine it costs far more than
-the work itself: `python benchmarks/blas_threads.py` measures both (docs/training.md; machines of many cores were not at hand).
+the work itself: `python benchmarks/blas_threads.py` measures both (docs/estimator.md; machines of many cores were not at hand).
 scikit-learn does the same around its KMeans.
 """
 
