@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ..configs.model import ModelConfig
 from ..priors.device import on_cpu
-from .attention import feature_attention, feature_attention_weights, row_attention
+from .attention import feature_attention, feature_attention_weights, in_blocks, row_attention, rows_at_once
 
 _REFERENCE_ROWS = 256.0
 """Context size at which the length factor on row attention is 1."""
@@ -164,6 +164,16 @@ def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, hea
     out = checkpoint_name(feature_attention(q, k, v, n_tokens, heads), _ATTENDED)
     out = linear(_blocks_of_rows(out), w["feature_out"]).reshape(x.shape)
     return h + jnp.swapaxes(out, 1, 2)
+
+
+def feature_step_by_rows(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
+    """`feature_step`, for predicting: some rows after others, so that what stands between them stays in a CPU's cache and
+    fits into an accelerator's memory. Rows are independent, so this is exact."""
+    tasks, tokens, rows, _ = h.shape
+    block = rows_at_once(tasks, rows, tokens, heads)
+    if block == rows:
+        return feature_step(w, h, n_tokens, heads)
+    return in_blocks(lambda some: feature_step(w, some, n_tokens, heads), (h,), 2, block)
 
 
 def feature_weights(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:

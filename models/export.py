@@ -203,7 +203,7 @@ def _arguments(rows: int, columns: int, q: Any) -> tuple[jax.ShapeDtypeStruct, .
 
 
 def _most_queries(cfg: ModelConfig, rows: int, columns: int) -> int:
-    """Query rows for which the plain path of row attention is taken, whose shapes stay symbolic."""
+    """Query rows whose attention scores, all held at once, are not too many."""
     return max(1, min(MAX_QUERIES, MAX_SCORES // ((columns + 1) * cfg.heads * (rows + cfg.thinking_rows))))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..configs.errors import MemoryLimitError, NumericalError
 from ..configs.model import ModelConfig
 from ..priors.device import default_device, on_cpu
-from .attention import LONG, MAX_SCORES
+from .attention import rows_at_once, scores_at_once
 from .compile_cache import enable_compile_cache
 from .network import ContextCache, with_params
 from .weights import LoadedWeights, default_weights_path, load_weights
@@ -312,15 +312,11 @@ def estimate_memory(cfg: ModelConfig, rows: int, columns: int, queries: int) -> 
     keys = rows + cfg.thinking_rows
     seen = max(keys, queries)
     cells = (columns + 1) * seen
-    between_columns = cells * (columns + 1) * cfg.heads
-    if seen >= LONG:  # blocks of rows
-        between_columns = min(between_columns, MAX_SCORES)
+    between_columns = rows_at_once(1, seen, columns + 1, cfg.heads) * (columns + 1) ** 2 * cfg.heads
     activations = cells * (8 * cfg.width + 2 * cfg.hidden) * width + 8 * between_columns
-    scores = (columns + 1) * cfg.heads * seen * keys
-    if scores > MAX_SCORES:  # one column at a time, and blocks of its rows
-        scores = min(scores // (columns + 1), MAX_SCORES)
+    scores = scores_at_once((columns + 1) * cfg.heads, seen, keys)
     if cfg.row_layers > 1:  # one token, twice the heads
-        scores = max(scores, min(2 * cfg.heads * seen * rows, MAX_SCORES))
+        scores = max(scores, scores_at_once(2 * cfg.heads, seen, rows))
     # Scores and their exponentials; the fused kernel of NVIDIA GPUs holds neither.
     return MemoryEstimate(cache_bytes(cfg, rows, columns), activations, 8 * scores if on_cpu() else 0)
 

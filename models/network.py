@@ -22,7 +22,16 @@ from flax import nnx
 from ..configs.model import ModelConfig
 from ..priors.device import on_cpu
 from .attention import pick_implementation
-from .blocks import Blocks, RowBlocks, feature_step, keeping_products, rms_norm, row_keys, row_step
+from .blocks import (
+    Blocks,
+    RowBlocks,
+    feature_step,
+    feature_step_by_rows,
+    keeping_products,
+    rms_norm,
+    row_keys,
+    row_step,
+)
 from .embedding import CellEmbedding, ColumnStatistics, cell_channels, column_statistics
 
 MASKED_LOGIT = -1e9
@@ -172,14 +181,14 @@ class PFN(nnx.Module):
         n_tokens, n_keys = n_features + 1, n_context + thinking
 
         def block(h, w):
-            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            h = feature_step_by_rows(w, h, n_tokens, self.cfg.heads)
             keys = row_keys(w, h)
             return row_step(w, h, keys, n_keys, n_context, kernel, self.cfg.activation), keys
 
         w = self.blocks.stacked()
         h, (keys, values) = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=self._unroll)
         w = jax.tree.map(lambda a: a[-1], w)
-        h = feature_step(w, h, n_tokens, self.cfg.heads)
+        h = feature_step_by_rows(w, h, n_tokens, self.cfg.heads)
         last = row_keys(w, h)
         keys, values = (jnp.concatenate([a, b[None]]) for a, b in zip((keys, values), last, strict=True))
         seen, met = h[:, :, thinking:], (None, None)
@@ -200,7 +209,7 @@ class PFN(nnx.Module):
 
         def block(h, layer):
             w, keys, values = layer
-            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            h = feature_step_by_rows(w, h, n_tokens, self.cfg.heads)
             return row_step(w, h, (keys, values), n_keys, cache.n_context, kernel, self.cfg.activation), None
 
         h, _ = jax.lax.scan(block, h, (self.blocks.stacked(), cache.keys, cache.values), unroll=self._unroll)

@@ -245,9 +245,9 @@ def test_the_estimator_tells_its_memory(tiny_weights):
     assert found["kept"] == 2 * found["cache"] > 0
 
 
-@pytest.mark.parametrize("limit", [10, 100])
-def test_attention_in_pieces_is_the_same(limit, monkeypatch):
-    """Column by column, and blocks of rows within a column: 5 rows, 7 keys, 2 tasks, 2 heads make 140 scores a column."""
+@pytest.mark.parametrize("at_once", [1, 7, 21, 35, 70, 150])
+def test_attention_in_pieces_is_the_same(at_once, monkeypatch):
+    """2 tasks, 3 columns, 2 heads make 12 pieces of 5 rows and 7 keys, 35 scores each: some rows of one, one, several of them."""
     import jax
     from priorax.models import attention
 
@@ -260,24 +260,43 @@ def test_attention_in_pieces_is_the_same(limit, monkeypatch):
     def total(q, k, v):
         return (attention.row_attention(q, k, v, lengths, factor, "xla") ** 2).sum()
 
+    assert attention.scores_at_once(12, 5, 7) == 12 * 35
     want = attention.row_attention(q, k, v, lengths, factor, "xla")
     slopes = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
-    monkeypatch.setattr(attention, "MAX_SCORES", limit)
+    monkeypatch.setattr(attention, "CACHED_SCORES", at_once)
+    monkeypatch.setattr(attention, "FEW_SCORES", 0)
+    assert attention.scores_at_once(12, 5, 7) == {1: 7, 7: 7, 21: 21, 35: 35, 70: 70, 150: 140}[at_once]
     np.testing.assert_allclose(attention.row_attention(q, k, v, lengths, factor, "xla"), want, atol=1e-6)
     for found, slope in zip(jax.grad(total, argnums=(0, 1, 2))(q, k, v), slopes, strict=True):
         np.testing.assert_allclose(found, slope, atol=1e-5)
 
 
-def test_attention_over_columns_in_blocks_of_rows_is_the_same(monkeypatch):
-    import jax
+def test_attention_holds_what_the_device_is_good_at(as_on_an_accelerator):
     from priorax.models import attention
 
-    q, k, v = (jax.random.normal(key, (2, 11, 4, 8)) for key in jax.random.split(jax.random.key(1), 3))
+    assert attention.scores_at_once(62, 1040, 1040) <= attention.CACHED_SCORES
+    assert attention.scores_at_once(8, 300, 300) == 8 * 300 * 300  # few enough for one go
+    as_on_an_accelerator()
+    assert attention.scores_at_once(62, 1040, 1040) == 62 * 1040 * 1040
+    assert attention.scores_at_once(62, 100_000, 100_000) <= attention.MAX_SCORES
+
+
+@pytest.mark.parametrize(("few", "cached", "rows"), [(0, 128, 1), (0, 640, 2), (0, 1500, 5), (704, 0, 11)])
+def test_attention_over_columns_in_blocks_of_rows_is_the_same(few, cached, rows, monkeypatch):
+    """2 tasks, 4 tokens, 2 heads: 64 scores a row, of which there are 11."""
+    import jax
+    from priorax.models import attention, blocks
+    from priorax.models.network import init_params, with_params
+
+    cfg = ModelConfig(width=8, heads=2, layers=2, hidden=8)
+    w = jax.tree.map(lambda a: a[0] + 0.1, with_params(cfg, init_params(cfg)).blocks.stacked())
+    h = jax.random.normal(jax.random.key(1), (2, 4, 11, 8))
     lengths = np.array([4, 2], np.int32)
-    want = attention.feature_attention(q, k, v, lengths, 2)
-    monkeypatch.setattr(attention, "LONG", 4)
-    monkeypatch.setattr(attention, "MAX_SCORES", 200)
-    np.testing.assert_allclose(attention.feature_attention(q, k, v, lengths, 2), want, atol=1e-6)
+    want = blocks.feature_step(w, h, lengths, 2)
+    monkeypatch.setattr(attention, "FEW_SCORES", few)
+    monkeypatch.setattr(attention, "CACHED_SCORES", cached)
+    assert attention.rows_at_once(2, 11, 4, 2) == rows
+    np.testing.assert_allclose(blocks.feature_step_by_rows(w, h, lengths, 2), want, atol=1e-6)
 
 
 def test_memory_estimate_grows_with_every_size():

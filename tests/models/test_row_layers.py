@@ -14,7 +14,6 @@ import safetensors
 from priorax.configs import config_digest
 from priorax.configs.recipe import TaskShape
 from priorax.models import ModelConfig, inference, init_params, load_weights, save_weights, with_params
-from priorax.models.attention import MAX_SCORES
 from priorax.models.growth import grow
 from priorax.models.inference import cache_bytes
 from priorax.train.flops import forward_flops
@@ -126,10 +125,10 @@ def test_without_them_files_and_digests_are_as_before(tmp_path):
 
 
 def test_the_estimate_of_memory_counts_their_scores():
-    narrow = dataclasses.replace(PLAIN, heads=2)
-    rows = 8192
-    more = inference.estimate_memory(dataclasses.replace(narrow, row_layers=2), rows, 8, 256).scores
-    assert more >= min(4 * 2 * 4 * rows * rows, 8 * MAX_SCORES) > inference.estimate_memory(narrow, rows, 8, 256).scores
+    """31 columns go one by one, since 31 is prime; of the two heads of a layer over rows both fit."""
+    narrow, rows = dataclasses.replace(PLAIN, heads=1), 300
+    more = inference.estimate_memory(dataclasses.replace(narrow, row_layers=2), rows, 30, 256).scores
+    assert more == 8 * 2 * (rows + PLAIN.thinking_rows) * rows > inference.estimate_memory(narrow, rows, 30, 256).scores
 
 
 def test_they_are_stored_counted_and_trained_by_muon(tmp_path):
