@@ -5,8 +5,8 @@ thinking rows and the context rows), given by its length per task.
 
 The XLA path is written for what XLA:CPU does well: heads become a batch axis, every product is a plain batched matrix
 product without transposed large operands, the softmax is normalised after the product with the values, and the backward
-pass recomputes the weights from one number per query. It goes piece by piece, so that the scores of a piece stay in a core's cache (both
-as in FlashAttention, arXiv 2205.14135): 512 rows that attend to 1,024 in 31 columns took a quarter of the time of all at once.
+pass recomputes the weights from one number per query (as in FlashAttention, arXiv 2205.14135). On a CPU it goes piece by
+piece: gigabytes of scores are new memory in every call, whose pages the system has to clear, and do not stay in cache.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ MAX_SCORES = 1 << 28
 """Attention scores the XLA path holds at once (1 GiB in float32); `row_attention` on a CPU fewer. Every row's softmax is still taken
 over all of its keys, so cutting is exact."""
 
-CACHED_SCORES = 1 << 18
-"""Those of a piece of `row_attention` on a CPU (1 MiB), where all of them are more than `FEW_SCORES`."""
-FEW_SCORES = 1 << 20
-"""So many are cheaper at once than piece by piece, on a CPU too."""
+CPU_SCORES = 1 << 20
+"""Those a CPU holds at once, of either attention (4 MiB). Smaller pieces leave a second core without work: 1 MiB took a third longer on two."""
+
+LEARNING_SCORES = 1 << 18
+"""Those of a piece on a CPU where more than `CPU_SCORES` are learned from: the backward pass holds five such arrays, and every device has a
+core of its own (`priorax.runtime`)."""
 
 
 def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
@@ -57,11 +59,7 @@ def rows_at_once(tasks: int, rows: int, tokens: int, heads: int) -> int:
     """How many of ``rows`` rows `feature_attention` is best given at a time where nothing is learned."""
     if not isinstance(rows, int):
         return rows  # as in `_cut`
-    per_row = tasks * tokens * tokens * heads
-    most = MAX_SCORES
-    if on_cpu():  # beside a row's scores stand its queries, keys and values
-        most = FEW_SCORES if rows * per_row <= FEW_SCORES else CACHED_SCORES // 4
-    return max(1, min(rows, most // per_row))
+    return max(1, min(rows, (CPU_SCORES if on_cpu() else MAX_SCORES) // (tasks * tokens * tokens * heads)))
 
 
 def feature_attention_weights(q: jax.Array, k: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
@@ -115,17 +113,17 @@ def scores_at_once(pieces: int, rows: int, keys: int) -> int:
     Args:
       pieces: tasks * tokens * heads, each of which has ``rows`` that ask and ``keys``.
     """
-    group, block = _cut(pieces, rows, keys)
+    group, block = _cut(pieces, rows, keys, learning=False)
     return group * block * keys
 
 
-def _cut(pieces: int, rows: int, keys: int) -> tuple[int, int]:
+def _cut(pieces: int, rows: int, keys: int, learning: bool) -> tuple[int, int]:
     """(pieces, rows of a piece) to do at once: all rows of as many pieces as divide them, or some rows of one."""
     if not isinstance(rows, int):
         return pieces, rows  # an exported program for any number of rows, which it cannot choose by
     most = MAX_SCORES
     if on_cpu():
-        most = FEW_SCORES if pieces * rows * keys <= FEW_SCORES else CACHED_SCORES
+        most = LEARNING_SCORES if learning and pieces * rows * keys > CPU_SCORES else CPU_SCORES
     if rows * keys > most:
         return 1, max(1, most // keys)
     return max(n for n in range(1, max(1, min(pieces, most // (rows * keys))) + 1) if pieces % n == 0), rows
@@ -174,24 +172,29 @@ def _joined(a: jax.Array, axis: int, size: int) -> jax.Array:
 @jax.custom_vjp
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
     """softmax(q k' + bias) v of every piece: q [P, S, D], k and v [P, N, D], bias f32[P, 1, N]."""
-    return _attend_forward(q, k, v, bias)[0]
+    return _all_rows(q, k, v, bias, learning=False)[0]
 
 
 def _attend_forward(q, k, v, bias):
-    group, block = _cut(*q.shape[:2], k.shape[1])
+    out, log_total = _all_rows(q, k, v, bias, learning=True)
+    return out, (q, k, v, bias, out, log_total)
+
+
+def _all_rows(q, k, v, bias, learning: bool):
+    """`_rows_forward` of all rows, piece by piece."""
+    group, block = _cut(*q.shape[:2], k.shape[1], learning)
 
     def some(q, k, v, bias):
         if q.shape[1] <= block:
             return _rows_forward(q, k, v, bias)
         return in_blocks(lambda rows: _rows_forward(rows, k, v, bias), (q,), 1, block)
 
-    out, log_total = _in_groups(some, (q, k, v, bias), group)
-    return out, (q, k, v, bias, out, log_total)
+    return _in_groups(some, (q, k, v, bias), group)
 
 
 def _attend_backward(saved, d_out):
     q, k, v, bias, out, log_total = saved
-    group, block = _cut(*q.shape[:2], k.shape[1])
+    group, block = _cut(*q.shape[:2], k.shape[1], learning=True)
 
     def some(k, v, bias, *by_row):
         if by_row[0].shape[1] <= block:

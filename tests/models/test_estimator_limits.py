@@ -263,8 +263,8 @@ def test_attention_in_pieces_is_the_same(at_once, monkeypatch):
     assert attention.scores_at_once(12, 5, 7) == 12 * 35
     want = attention.row_attention(q, k, v, lengths, factor, "xla")
     slopes = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
-    monkeypatch.setattr(attention, "CACHED_SCORES", at_once)
-    monkeypatch.setattr(attention, "FEW_SCORES", 0)
+    monkeypatch.setattr(attention, "LEARNING_SCORES", at_once)
+    monkeypatch.setattr(attention, "CPU_SCORES", at_once)
     assert attention.scores_at_once(12, 5, 7) == {1: 7, 7: 7, 21: 21, 35: 35, 70: 70, 150: 140}[at_once]
     np.testing.assert_allclose(attention.row_attention(q, k, v, lengths, factor, "xla"), want, atol=1e-6)
     for found, slope in zip(jax.grad(total, argnums=(0, 1, 2))(q, k, v), slopes, strict=True):
@@ -274,15 +274,15 @@ def test_attention_in_pieces_is_the_same(at_once, monkeypatch):
 def test_attention_holds_what_the_device_is_good_at(as_on_an_accelerator):
     from priorax.models import attention
 
-    assert attention.scores_at_once(62, 1040, 1040) <= attention.CACHED_SCORES
+    assert attention.scores_at_once(62, 1040, 1040) <= attention.CPU_SCORES
     assert attention.scores_at_once(8, 300, 300) == 8 * 300 * 300  # few enough for one go
     as_on_an_accelerator()
     assert attention.scores_at_once(62, 1040, 1040) == 62 * 1040 * 1040
     assert attention.scores_at_once(62, 100_000, 100_000) <= attention.MAX_SCORES
 
 
-@pytest.mark.parametrize(("few", "cached", "rows"), [(0, 128, 1), (0, 640, 2), (0, 1500, 5), (704, 0, 11)])
-def test_attention_over_columns_in_blocks_of_rows_is_the_same(few, cached, rows, monkeypatch):
+@pytest.mark.parametrize(("at_once", "rows"), [(1, 1), (140, 2), (640, 10), (704, 11)])
+def test_attention_over_columns_in_blocks_of_rows_is_the_same(at_once, rows, monkeypatch):
     """2 tasks, 4 tokens, 2 heads: 64 scores a row, of which there are 11."""
     import jax
     from priorax.models import attention, blocks
@@ -293,8 +293,7 @@ def test_attention_over_columns_in_blocks_of_rows_is_the_same(few, cached, rows,
     h = jax.random.normal(jax.random.key(1), (2, 4, 11, 8))
     lengths = np.array([4, 2], np.int32)
     want = blocks.feature_step(w, h, lengths, 2)
-    monkeypatch.setattr(attention, "FEW_SCORES", few)
-    monkeypatch.setattr(attention, "CACHED_SCORES", cached)
+    monkeypatch.setattr(attention, "CPU_SCORES", at_once)
     assert attention.rows_at_once(2, 11, 4, 2) == rows
     np.testing.assert_allclose(blocks.feature_step_by_rows(w, h, lengths, 2), want, atol=1e-6)
 

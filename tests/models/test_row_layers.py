@@ -126,7 +126,7 @@ def test_without_them_files_and_digests_are_as_before(tmp_path):
 
 def test_the_estimate_of_memory_counts_their_scores():
     """31 columns go one by one, since 31 is prime; of the two heads of a layer over rows both fit."""
-    narrow, rows = dataclasses.replace(PLAIN, heads=1), 300
+    narrow, rows = dataclasses.replace(PLAIN, heads=1), 600
     more = inference.estimate_memory(dataclasses.replace(narrow, row_layers=2), rows, 30, 256).scores
     assert more == 8 * 2 * (rows + PLAIN.thinking_rows) * rows > inference.estimate_memory(narrow, rows, 30, 256).scores
 
