@@ -6,7 +6,7 @@ thinking rows and the context rows), given by its length per task.
 The XLA path is written for what XLA:CPU does well: heads become a batch axis, every product is a plain batched matrix
 product without transposed large operands, the softmax is normalised after the product with the values, and the backward
 pass recomputes the weights from one number per query (as in FlashAttention, arXiv 2205.14135). On a CPU it goes piece by
-piece: gigabytes of scores are new memory in every call, whose pages the system has to clear, and do not stay in cache.
+piece: all scores at once are hundreds of megabytes of new memory in every call, whose pages the system has to clear.
 """
 
 from __future__ import annotations
@@ -141,13 +141,13 @@ def _in_groups(function: Callable[..., tuple], arrays: tuple[jax.Array, ...], gr
 
 def in_blocks(function: Callable[..., T], arrays: tuple[jax.Array, ...], axis: int, block: int) -> T:
     """``function`` of equal pieces of ``arrays`` along ``axis``, one after the other, joined again along that axis."""
-    pieces, _, size = _blocks(arrays, axis, block)
+    pieces, size = _blocks(arrays, axis, block)
     out = jax.lax.map(lambda some: function(*some), pieces)
     return jax.tree.map(lambda a: _joined(a, axis, size), out)
 
 
-def _blocks(arrays: tuple[jax.Array, ...], axis: int, block: int) -> tuple[tuple[jax.Array, ...], int, int]:
-    """``arrays`` cut into at most ``block`` entries of ``axis``, a new first axis; how many pieces; the size of ``axis``.
+def _blocks(arrays: tuple[jax.Array, ...], axis: int, block: int) -> tuple[tuple[jax.Array, ...], int]:
+    """``arrays`` cut into at most ``block`` entries of ``axis``, a new first axis; the size of ``axis``.
 
     What fills up the last one is zero."""
     size = arrays[0].shape[axis]
@@ -159,7 +159,7 @@ def _blocks(arrays: tuple[jax.Array, ...], axis: int, block: int) -> tuple[tuple
         a = jnp.pad(a, pad).reshape(*a.shape[:axis], count, block, *a.shape[axis + 1 :])
         return jnp.moveaxis(a, axis, 0)
 
-    return tuple(map(cut, arrays)), count, size
+    return tuple(map(cut, arrays)), size
 
 
 def _joined(a: jax.Array, axis: int, size: int) -> jax.Array:
@@ -205,7 +205,7 @@ def _attend_backward(saved, d_out):
             return jax.tree.map(jnp.add, total, tuple(d_kv)), d_q
 
         # Rows that fill the last block up have gradients of zero, and so has all they add.
-        pieces, count, rows = _blocks(by_row, 1, block)
+        pieces, rows = _blocks(by_row, 1, block)
         zero = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k, v))
         (d_k, d_v), d_q = jax.lax.scan(add, zero, pieces)
         d_q = _joined(d_q, 1, rows)

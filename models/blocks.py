@@ -167,8 +167,8 @@ def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, hea
 
 
 def feature_step_by_rows(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
-    """`feature_step`, for predicting: some rows after others, so that what stands between them stays in a CPU's cache and
-    fits into an accelerator's memory. Rows are independent, so this is exact."""
+    """`feature_step`, for predicting: some rows after others, so that what stands between the columns of all is little
+    memory on a CPU and fits into an accelerator's. Rows are independent, so this is exact."""
     tasks, tokens, rows, _ = h.shape
     block = rows_at_once(tasks, rows, tokens, heads)
     if block == rows:
