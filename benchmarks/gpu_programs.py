@@ -62,8 +62,8 @@ def described_gpu() -> jax.Device:
     """A device to compile for that is not there."""
     try:
         return topologies.get_topology_desc(platform="cuda", target_config=TARGET, topology="1x1x1").devices[0]
-    except NotImplementedError:
-        raise SystemExit('this JAX cannot compile for CUDA; install it with: pip install "jax[cuda13]" (or cuda12)') from None
+    except NotImplementedError as error:  # what JAX says without the CUDA plugin
+        raise SystemExit(f'this JAX cannot compile for CUDA ({error}); install it with: pip install "jax[cuda13]" (or cuda12)') from None
 
 
 @contextlib.contextmanager
