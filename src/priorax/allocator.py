@@ -19,8 +19,8 @@ def keep_memory() -> bool:
     on.
 
     A program of XLA:CPU asks for its working memory at every call and gives it back at the end; by default glibc
-    maps and unmaps such large pieces each time, and the kernel fills them with zeros page by page. On a long table
-    that is about half of the time.
+    maps and unmaps such large pieces each time, and the kernel fills them with zeros page by page. That is a tenth of
+    the time or so, more where tables are wide.
 
     It is for processes that predict or sample, not for those that train. A training program runs for seconds and asks for
     its working memory once, so nothing is gained; and where a process has first compiled such programs or loaded
