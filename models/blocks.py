@@ -18,7 +18,7 @@ from .attention import feature_attention, feature_attention_weights, in_blocks, 
 _REFERENCE_ROWS = 256.0
 """Context size at which the length factor on row attention is 1."""
 
-_PARTS = 32
+_PARTS = 128
 """Parts in which an accelerator sums up the gradient of a matrix."""
 
 _PRODUCT, _ATTENDED = "product", "attended"
@@ -50,8 +50,9 @@ def keeping_products(block: Callable[..., T]) -> Callable[..., T]:
     named = jax.checkpoint_policies.save_only_these_names(_PRODUCT, _ATTENDED)
 
     def kept(primitive: Any, *args: Any, **params: Any) -> Any:
-        # The fused kernel's own primitive gives the softmax's normaliser beside the values.
-        return named(primitive, *args, **params) or "dot_product_attention" in primitive.name
+        # The primitives of fused kernels give the softmax's normaliser beside the values.
+        fused = "dot_product_attention" in primitive.name or primitive.name == "pallas_call"
+        return named(primitive, *args, **params) or fused
 
     return jax.checkpoint(block, policy=kept)
 
@@ -100,7 +101,7 @@ class _RowPart(nnx.Module):
         self.row_k = _matrix(rngs, layers, width, width)
         self.row_v = _matrix(rngs, layers, width, width)
         self.row_out = nnx.Param(jnp.zeros((layers, width, width)))
-        self.row_length = nnx.Param(jnp.full((layers, heads), 1.0 / math.log(_REFERENCE_ROWS)))
+        self.row_length = nnx.Param(jnp.full((layers, heads), 1.0 / math.log(_REFERENCE_ROWS), jnp.float32))
         self.mlp_norm = nnx.Param(jnp.ones((layers, width)))
         self.mlp_in = _matrix(rngs, layers, width, hidden)
         self.mlp_out = nnx.Param(jnp.zeros((layers, hidden, width)))
@@ -155,13 +156,16 @@ class RowBlocks(_RowPart):
         return [{name: a[i] for name, a in params.items()} for i in range(params["row_length"].shape[0])]
 
 
-def feature_step(w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
-    """Scales the stream and adds attention over columns. h: [B, T, S, E]; w: one layer of `Blocks.stacked`."""
+def feature_step(
+    w: dict[str, jax.Array], h: jax.Array, n_tokens: jax.Array, heads: int, implementation: str = "xla"
+) -> jax.Array:
+    """Scales the stream and adds attention over columns. h: [B, T, S, E]; w: one layer of `Blocks.stacked`; ``implementation``
+    of `feature_attention`."""
     h = h * w["stream_scale"].astype(h.dtype)
     x = jnp.swapaxes(rms_norm(h, w["feature_norm"]), 1, 2)  # the tokens of a row side by side
     blocks = _blocks_of_rows(x)
     q, k, v = (linear(blocks, w[f"feature_{name}"]).reshape(x.shape) for name in "qkv")
-    out = checkpoint_name(feature_attention(q, k, v, n_tokens, heads), _ATTENDED)
+    out = checkpoint_name(feature_attention(q, k, v, n_tokens, heads, implementation), _ATTENDED)
     out = linear(_blocks_of_rows(out), w["feature_out"]).reshape(x.shape)
     return h + jnp.swapaxes(out, 1, 2)
 

@@ -19,6 +19,11 @@ def state(toy):
     return init_state(toy.RECIPE, 0, 24)
 
 
+def test_a_new_state_has_the_types_of_a_restored_one(state):
+    """Else a run that goes on compiles all of its programs again: arrays of files have no weak types."""
+    assert [leaf.aval for leaf in jax.tree.leaves(state) if leaf.weak_type] == []
+
+
 @pytest.fixture(scope="module")
 def pair(state, tmp_path_factory):
     """A folder with checkpoints of steps 4 and 8."""
