@@ -146,6 +146,7 @@ def test_levels_that_share_a_sum_share_a_class():
     assert checked > 10
 
 
+@pytest.mark.slow  # tables long enough to learn from need a sampler of their own
 def test_logistic_regression_on_levels_finds_sums_of_levels():
     """Without noise, numbers or many levels the class is a sum over levels, which a linear model of them can learn."""
     prior = only_additive(

@@ -63,8 +63,9 @@ def test_only_the_limit_of_a_leg_can_be_too_short():
 
 def test_the_command_says_what_happened_and_how_to_go_on(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("priorax.train.pretrain", functools.partial(pretrain, sampler_factory=toy.linear_tasks))
-    model = dataclasses.replace(toy.RECIPE.model, max_classes=10)  # as the prior, which the command checks
-    (tmp_path / "toy.yaml").write_text(to_yaml(dataclasses.replace(toy.RECIPE, model=model)))
+    prior = tmp_path / "prior.yaml"  # of as many classes as the network has, which the command checks
+    prior.write_text("base: default\nname: three\nsizes: {classes: 3}\n")
+    (tmp_path / "toy.yaml").write_text(to_yaml(dataclasses.replace(toy.RECIPE, prior=str(prior))))
     command = ["pretrain", "--recipe", str(tmp_path / "toy.yaml"), "--out", str(tmp_path / "run")]
     assert cli.main([*command, "--time-limit", "0.1s", "--seed", "3"]) == 2
     out, err = capsys.readouterr()
