@@ -75,6 +75,11 @@ def tracing_for(device: jax.Device) -> Iterator[None]:
 
     # JAX asks the GPU of this machine what it is; there is none.
     places: list[tuple[Any, str, Any]] = [(place, "default_device", lambda: device) for place in (default, capabilities)]
+    with contextlib.suppress(ImportError):  # from JAX 0.11 on; for kernels of Pallas
+        from jax._src.pallas.triton import gpu_info
+
+        kind = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
+        places += [(gpu_info, "get_gpu_info", lambda: kind)]
     places += [(fused, "check_compute_capability", lambda _: True), (fused, "is_cuda_compute_capability_equal", lambda _: False)]
     before = [getattr(place, name, None) for place, name, _ in places]
     for place, name, value in places:

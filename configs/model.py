@@ -33,7 +33,8 @@ class ModelConfig:
       group_offsets: token j reads the columns ``j + offset`` modulo the number of active columns.
       residual_decay: the residual stream is multiplied by ``residual_decay ** i`` before block i.
       dtype: precision of activations: ``float32``, ``bfloat16`` or ``auto`` (bfloat16 on accelerators).
-      attention: row attention kernel: ``xla``, ``cudnn`` or ``auto`` (cuDNN on an NVIDIA GPU in 16 bit, else XLA).
+      attention: kernel of attention: ``xla``; ``cudnn``, over rows; ``pallas``, over rows and columns, kernels of this package for
+        NVIDIA GPUs in 16 bit that count as ``xla`` elsewhere; or ``auto`` (cuDNN on an NVIDIA GPU in 16 bit, else XLA).
       activation: of the feed-forward layers: ``gelu``, or ``relu2``, the square of a ReLU (Primer, arXiv 2109.08668), which
         costs a CPU less.
       max_rows: context rows the weights are meant for (a limit for users, not a shape).
@@ -50,7 +51,7 @@ class ModelConfig:
     group_offsets: tuple[int, ...] = (0, 1, 3)
     residual_decay: float = 0.95
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "pallas"] = "auto"
     max_rows: int = 2048
     max_columns: int = 100
     decoder: Literal["mlp", "retrieval"] = "mlp"
@@ -76,7 +77,7 @@ class ModelConfig:
             raise ValueError(f"model.group_offsets is {self.group_offsets}; give at least one offset, none negative")
         for name, value, allowed in (
             ("dtype", self.dtype, ("auto", "float32", "bfloat16")),
-            ("attention", self.attention, ("auto", "xla", "cudnn")),
+            ("attention", self.attention, ("auto", "xla", "cudnn", "pallas")),
             ("decoder", self.decoder, ("mlp", "retrieval")),
             ("activation", self.activation, ("gelu", "relu2")),
         ):

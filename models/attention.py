@@ -37,16 +37,23 @@ LEARNING_SCORES = 1 << 18
 core of its own (`priorax.runtime`)."""
 
 
-def feature_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int) -> jax.Array:
+def feature_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, n_tokens: jax.Array, heads: int, implementation: str = "xla"
+) -> jax.Array:
     """Softmax attention among the tokens of each row.
 
     Args:
       q, k, v: [B, S, T, E]; B tasks, S rows, T tokens, E = heads * head width.
       n_tokens: i32[B]; tokens that may be seen (a prefix of T, at least one).
+      implementation: "pallas" for that kernel, up to 128 tokens; any other name for XLA.
 
     Returns:
       [B, S, T, E] in the dtype of ``v``.
     """
+    if implementation == "pallas" and q.shape[2] <= 128:  # more do not fit into what a program of that kernel may hold
+        from . import pallas_attention  # imported where it is used: Pallas takes a second
+
+        return pallas_attention.feature_attention(q, k, v, n_tokens, heads)
     tokens, width = q.shape[2:]
     bias = _prefix_bias(n_tokens, tokens)[:, None, None, None, :]
     q, k, v = (_split_heads(a, heads) for a in (q * (width // heads) ** -0.5, k, v))  # [B, S, H, T, D]
@@ -80,7 +87,7 @@ def row_attention(
       k, v: [B, T, N, E]; N key positions.
       n_keys: i32[B]; keys that may be seen (a prefix of N, at least one).
       query_scale: f32[B, H]; factor on the scores of each head, the usual 1 / sqrt(head width) not included.
-      implementation: "xla" or "cudnn" (16-bit, head width a multiple of 8).
+      implementation: "xla", "cudnn" (16-bit, head width a multiple of 8) or "pallas" (16-bit, head width a power of two from 16 on).
 
     Returns:
       [B, T, S, E] in the dtype of ``v``.
@@ -90,16 +97,22 @@ def row_attention(
     factor = jnp.repeat(query_scale * (width // heads) ** -0.5, width // heads, axis=-1)
     q = (q.astype(jnp.float32) * factor[:, None, None, :]).astype(q.dtype)
     if implementation == "cudnn":
-        sequences = (tasks * tokens, -1, heads, width // heads)
+        # JAX refuses odd numbers of rows or keys in training (0.11.2). A key more is one that may not be seen.
+        even = [jnp.pad(a, ((0, 0), (0, 0), (0, a.shape[2] % 2), (0, 0))) for a in (q, k, v)]
+        q_, k_, v_ = (a.reshape(tasks * tokens, -1, heads, width // heads) for a in even)
         out = jax.nn.dot_product_attention(
-            q.reshape(sequences),
-            k.reshape(sequences),
-            v.reshape(sequences),
+            q_,
+            k_,
+            v_,
             scale=1.0,
             key_value_seq_lengths=jnp.repeat(n_keys.astype(jnp.int32), tokens),
             implementation="cudnn",
         )
-        return out.reshape(q.shape)
+        return out[:, :rows].reshape(q.shape)
+    if implementation == "pallas":
+        from . import pallas_attention
+
+        return pallas_attention.row_attention(q, k, v, n_keys, heads)
     bias = _prefix_bias(n_keys, keys)[:, None, None, None, :]
     q, k, v = (_split_heads(a, heads) for a in (q, k, v))  # [B, T, H, S or N, D]
     bias = jnp.broadcast_to(bias, (tasks, tokens, heads, 1, keys))
@@ -269,6 +282,8 @@ def pick_implementation(requested: str, dtype: jnp.dtype, head_width: int) -> st
             f"model.attention is 'cudnn', which needs a 16-bit dtype and a head width that is a multiple of 8 up to "
             f"128; got {jnp.dtype(dtype).name} and {head_width}. Set model.attention to 'auto'."
         )
+    if requested == "pallas":
+        return "pallas" if able and head_width in (16, 32, 64, 128) and has_fused_attention() else "xla"
     if requested != "auto":
         return requested
     return "cudnn" if able and has_fused_attention() else "xla"

@@ -113,7 +113,7 @@ class PFN(nnx.Module):
         first = thinking + (0 if context is None else room)  # where the rows that get logits begin
 
         def block(h, w):
-            h = feature_step(w, h, n_tokens, self.cfg.heads)
+            h = feature_step(w, h, n_tokens, self.cfg.heads, kernel)
             keys = row_keys(w, h[:, :, : thinking + room])
             return row_step(w, h, keys, n_keys, n_context, kernel, self.cfg.activation), None
 
@@ -123,7 +123,7 @@ class PFN(nnx.Module):
         w = self.blocks.stacked()
         h, _ = jax.lax.scan(block, h, jax.tree.map(lambda a: a[:-1], w), unroll=unroll)
         w = jax.tree.map(lambda a: a[-1], w)
-        h = feature_step(w, h, n_tokens, self.cfg.heads)
+        h = feature_step(w, h, n_tokens, self.cfg.heads, kernel)
         keys = row_keys(w, h[:, :, : thinking + room])
         # What follows the last block: only rows with logits are read, or, where rows meet once more, all but the thinking ones.
         asking = h[:, :, thinking if self.cfg.row_layers else first :]

@@ -54,6 +54,7 @@ def pretrain(
     sampler_factory: SamplerFactory | None = None,
     prior: PriorConfig | None = None,
     may_exit: bool = False,
+    programs: Callable[..., list[Any]] = compile_programs,
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
 
@@ -85,6 +86,7 @@ def pretrain(
       prior: replaces the prior named in the recipe.
       may_exit: a dispatch that hangs ends the process, with exit code 1, where a limit or a signal should have ended the leg
         (see `priorax.train.watchdog`); else it is only told of.
+      programs: replaces `priorax.train.programs.compile_programs`, for programs that were compiled elsewhere.
 
     Raises:
       ConfigError: settings that do not go together, also with the prior; ``out`` holds another run; ``total_time`` is over already; the
@@ -109,7 +111,7 @@ def pretrain(
         recipe.check_classes(prior)
     run = _Run(
         recipe, Path(out), seed, clock, total_time, training_only, prior, sampler_factory or make_sampler, log,
-        watch, quiet, may_exit,
+        watch, quiet, may_exit, programs,
     )  # fmt: skip
     # Ridge scores are LAPACK's on a CPU; threads of its own would fight with those of the devices.
     with one_blas_thread(), contextlib.ExitStack() as stack:
@@ -133,8 +135,9 @@ class _Run:
         watch: Callable[[Moment], bool] | None,
         quiet: bool,
         may_exit: bool,
+        programs: Callable[..., list[Any]],
     ):
-        self.may_exit = may_exit
+        self.may_exit, self.compile_programs = may_exit, programs
         self.clock, self.total_time, self.training_only = clock, total_time, training_only
         self.recipe, self.cfg, self.out, self.seed = recipe, recipe.train, out, seed
         self.prior, self.sampler_factory, self.log, self.watch = prior, sampler_factory, log, watch
@@ -170,7 +173,7 @@ class _Run:
             + (f" in {team.size} processes" if team.size > 1 else "")
             + f"; compiling {len(self.recipe.shapes)} program(s)"
         )
-        programs = compile_programs(
+        programs = self.compile_programs(
             self.recipe, self.prior, self.sampler_factory, self.devices, (state, *self._everywhere(0, 0, True, 0)), progress.say
         )
         progress.say(f"compiled after {self.clock.elapsed():.0f} s")

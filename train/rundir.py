@@ -167,7 +167,10 @@ class RunDirectory:
             # The whole chain of runs: what a network has seen is the sum over it. None ends it: random weights.
             meta["started_from"]["started_from"] = self._start.meta.get("started_from")
         with self._writing(WEIGHTS):
-            save_weights(self.out / WEIGHTS, self.recipe.model, jax.device_get(state.average), meta)
+            cfg = self.recipe.model
+            if cfg.attention == "pallas":  # kernels that say nothing about the weights, and that other machines may not have
+                cfg = dataclasses.replace(cfg, attention="auto")
+            save_weights(self.out / WEIGHTS, cfg, jax.device_get(state.average), meta)
         return True
 
     def _exported_step(self) -> int | None:
@@ -213,7 +216,8 @@ class RunDirectory:
 
 def _neutral(recipe: Recipe) -> Recipe:
     defaults = {name: getattr(type(recipe.train)(), name) for name in _MAY_CHANGE}
-    return dataclasses.replace(recipe, description="", train=dataclasses.replace(recipe.train, **defaults))
+    model = dataclasses.replace(recipe.model, attention="auto")  # kernels of a machine: legs on different ones are one run
+    return dataclasses.replace(recipe, description="", model=model, train=dataclasses.replace(recipe.train, **defaults))
 
 
 def _is_prior(path: Path, prior: PriorConfig) -> bool:

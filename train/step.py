@@ -165,8 +165,7 @@ def make_sampling(
     tasks = make_tasks(prior, shape, local, recipe.model.max_classes, sampler_factory)
 
     def sampling(key: jax.Array, first: jax.Array) -> jax.Array:
-        shard = jax.lax.axis_index(AXIS).astype(jnp.uint32)
-
+        shard = jax.lax.axis_index(AXIS).astype(jnp.uint32) if shards > 1 else jnp.uint32(0)
         ids = (first + jnp.arange(recipe.train.steps_per_dispatch, dtype=jnp.uint32)) * jnp.uint32(shards) + shard
 
         def one(total: jax.Array, batch: TaskBatch) -> tuple[jax.Array, None]:
@@ -174,8 +173,10 @@ def make_sampling(
             return total + sum(jnp.nansum(a.astype(jnp.float32)) for a in parts), None
 
         total, _ = over_steps(one, jnp.float32(0), lambda step: tasks(key, step), ids, shape, local)
-        return jax.lax.psum(total, AXIS)
+        return jax.lax.psum(total, AXIS) if shards > 1 else total
 
+    if shards == 1:
+        return jax.jit(sampling, compiler_options=compiler_options())
     everywhere = PartitionSpec()
     mesh = Mesh(np.asarray(devices), (AXIS,))
     spread = jax.shard_map(sampling, mesh=mesh, in_specs=(everywhere,) * 2, out_specs=everywhere, check_vma=False)
