@@ -12,11 +12,12 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from priorax.configs import ConfigError, load_yaml
+from priorax.configs import ConfigError, load_prior, load_yaml
 from priorax.configs.recipe import Recipe
 from priorax.models import load_weights
 from priorax.train import pretrain
 from priorax.train.checkpoints import list_checkpoints, restore_checkpoint
+from priorax.train.rundir import RunDirectory
 from priorax.train.state import init_state
 
 
@@ -133,6 +134,16 @@ def test_a_directory_is_not_mistaken_for_another_run(toy, finished, tmp_path):
         pretrain(toy.RECIPE, tmp_path / "new", seed=toy.RECIPE.train.validation_seed, quiet=True)
     with pytest.raises(ConfigError, match="must lie in"):  # JAX would take it for one of 32 bits
         pretrain(toy.RECIPE, tmp_path / "new", seed=toy.RECIPE.train.validation_seed - 2**32, quiet=True)
+
+
+def test_legs_with_other_kernels_are_one_run(toy, finished, tmp_path):
+    """Legs on other machines, that is. What differs is rounding; which kernels the last leg had is in config.yaml."""
+    out, prior = shutil.copytree(finished[0], tmp_path / "run"), load_prior(toy.RECIPE.prior)
+    other = dataclasses.replace(toy.RECIPE, model=dataclasses.replace(toy.RECIPE.model, attention="xla"))
+    files = RunDirectory(out, other, prior, 0)
+    files.open(resume=True)
+    files.close()
+    assert load_yaml(out / "config.yaml", Recipe).model.attention == "xla"
 
 
 @pytest.mark.slow
