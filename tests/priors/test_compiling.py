@@ -37,7 +37,7 @@ def test_a_program_with_options_can_be_part_of_another():
     assert double.lower(2.0, 2).compile()(2.0) == 4.0
 
 
-@pytest.mark.heavy  # compiles the sampler twice
+@pytest.mark.slow  # compiles the sampler twice, once the slow way
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are for CPU")
 def test_tasks_are_the_same_bits_without_the_options():
     assert compiler_options()
