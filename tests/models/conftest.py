@@ -45,3 +45,17 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     save_weights(path, cfg, init_params(cfg, seed=1), {})
     return path
+
+
+@pytest.fixture(scope="module")
+def quick_programs() -> Iterator[None]:
+    """Programs that are compiled sooner and run slower, for files that compile many and run each once.
+
+    What such files say holds for any correct compiler. All others have programs as users have them.
+    """
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -12,6 +12,8 @@ from priorax.models.attention import feature_attention, pick_implementation, row
 from priorax.models.blocks import row_keys, row_step
 from priorax.models.embedding import column_statistics, context_ranks, soft_clip
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 B, R, F, N = 3, 28, 5, 20
 CFG = ModelConfig(width=16, heads=2, layers=3, hidden=24, decoder_hidden=16, thinking_rows=3, max_classes=4)
 

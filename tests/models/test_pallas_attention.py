@@ -9,6 +9,8 @@ import pytest
 from priorax.configs.model import ModelConfig
 from priorax.models import attention
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 pallas = pytest.importorskip("priorax.models.pallas_attention", exc_type=ImportError)
 
 

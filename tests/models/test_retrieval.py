@@ -11,6 +11,8 @@ import optax
 import pytest
 from priorax.models import MASKED_LOGIT, ModelConfig, count_params, init_params, load_weights, save_weights, with_params
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CFG = ModelConfig(
     width=16, heads=2, layers=2, hidden=24, decoder_hidden=16, thinking_rows=3, max_classes=30, decoder="retrieval"
 )

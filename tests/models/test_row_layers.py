@@ -19,6 +19,8 @@ from priorax.models.inference import cache_bytes
 from priorax.train.flops import forward_flops
 from priorax.train.optimizer import trunk_matrices
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PLAIN = ModelConfig(width=16, heads=2, layers=2, hidden=24, decoder_hidden=16, thinking_rows=3, max_classes=5)
 CFG = dataclasses.replace(PLAIN, row_layers=2)
 B, R, F, N = 2, 40, 3, 28

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,3 +50,17 @@ def test_all_steps_run_small(script, tmp_path, monkeypatch):
     assert agreement["probability_float32"] == 0.0 and agreement["gradient_cosine_bfloat16"] > 0.95
     assert all(0 < point["flop_utilisation"] for point in summary["pretrain"]["result"]["shapes"])
     assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_leg_whose_programs_cannot_run_compiles_its_own(tmp_path):
+    """As on a GPU they were not made for; here there are none at all."""
+    out, run = tmp_path / "out", tmp_path / "run"
+    command = [sys.executable, str(SCRIPT.with_name("gpu_ahead.py")), "run", "--recipe", "smoke", "--programs", str(tmp_path / "none"),
+               "--out", str(out), "--run", str(run), "--time-limit", "10m"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    assert "not through its trial (exit code 1); compiling there" in done.stdout
+    told = json.loads((out / "ahead.json").read_text())
+    assert told["ahead"] is False and told["steps"] > 0 and told["skipped"] == 0
+    assert (run / "model.safetensors").is_file() and not (out / "passed").exists()
