@@ -4,14 +4,14 @@
     python benchmarks/gpu_ahead.py compile --recipe base --programs DIR
     python benchmarks/gpu_ahead.py run --recipe base --programs DIR --out OUT --run RUN --time-limit 9m [--resume] [--total-time 30m]
 
-``compile``, 20 minutes on two cores for four shapes, writes to DIR, for the H200 that `gpu_programs` describes: the dispatch of every
+``compile``, 16 minutes on two cores for four shapes, writes to DIR, for the H200 that `gpu_programs` describes: the dispatch of every
 table shape with attention by `priorax.models.pallas_attention` (cuDNN's cannot be compiled without a GPU) and products by cuBLAS (Triton's
 need trying out); the sampling in it; the prior ``default`` alone, 4,096 tables of 1024 x 20; and a comparison of both kinds of
 attention. ``programs.json`` says of which recipe, prior, JAX and code they are, and ``run`` takes no others.
 
-``run`` loads them, compares, times (not with ``--resume``), and spends the time that is left on a leg of ``priorax pretrain``, which this is
-the same as but for the compiling (and the kernels: weights differ by rounding). That goes on in a second process: where a program breaks
-it, hangs, or does not agree, a third one compiles its own, with cuDNN. OUT/ahead.json is written as figures come. Takes one GPU, of
+``run`` loads them, compares, and spends the time on a leg of ``priorax pretrain``, which this is the same as but for the compiling (and
+the kernels: weights differ by rounding), less a minute in which it then times them (not with ``--resume``). That goes on in a second
+process: where a program breaks it, hangs, or does not agree before the leg, a third one compiles its own, with cuDNN. OUT/ahead.json is written as figures come. Takes one GPU, of
 compute capability 9.0, and its memory for itself.
 """
 
@@ -30,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ PRIOR = ("default", 1024, 20, 4096)
 """Preset, rows, columns and tasks of the sampler that is timed alone."""
 CHECKED = (4, 192, 128)
 """Tasks, rows and context rows of the comparison; of columns as many as any shape has."""
+TIMING = 60.0
+"""Seconds kept back to time programs after the leg: one that fails then costs figures and no training."""
 TRIAL = 150.0
 """Seconds after which programs that are not through their trial count as hanging."""
 
@@ -258,17 +261,20 @@ def leg(args: argparse.Namespace) -> int:
     if not args.compile_there:
         programs = tried(args, devices, say)
         (args.out / "passed").touch()
-        if not args.resume:
-            with contextlib.suppress(Exception):  # figures, which may fail
-                timed(args, programs, devices, say)
         make = lambda *_: programs
     recipe = recipe_of(args.recipe, "auto" if args.compile_there else "pallas")
-    left = limit - (time.monotonic() - began)
+    timing = not args.compile_there and not args.resume
+    left = limit - (time.monotonic() - began) - (TIMING if timing else 0.0)
     result = pretrain(
         recipe, args.run, seed=args.seed, resume=args.resume, time_limit=left, total_time=total, may_exit=True, programs=make
     )
     say(steps=result.steps, tasks_seen=result.tasks_seen, seconds=result.seconds, train_seconds=result.train_seconds,
         validation=result.validation, skipped=result.skipped)  # fmt: skip
+    if timing:
+        try:
+            timed(args, programs, devices, say)
+        except Exception:  # figures are missing, and why is said; the leg has ended well
+            traceback.print_exc()
     return 0
 
 
@@ -311,13 +317,9 @@ def timed(args: argparse.Namespace, programs: list[Any], devices: list[Any], say
     from priorax.train.flops import measure_roofline, training_flops
 
     recipe = recipe_of(args.recipe, "pallas")
-    steps, tflops = recipe.train.steps_per_dispatch, None
-    with contextlib.suppress(Exception):
-        tflops = measure_roofline(devices, numerics(recipe.model)[0]) / 1e12
-        say(tflops=tflops)
-    for i in args.trace:
-        with contextlib.suppress(Exception):
-            say(**{f"trace_{i}": _traced(recipe, programs[i], devices, _given(recipe, i))})
+    steps = recipe.train.steps_per_dispatch
+    tflops = measure_roofline(devices, numerics(recipe.model)[0]) / 1e12
+    say(tflops=tflops)
     state, key = _state(recipe, devices), seed_key(0)
     for i, (shape, program) in enumerate(zip(recipe.shapes, programs, strict=True)):
         times = []
@@ -327,7 +329,7 @@ def timed(args: argparse.Namespace, programs: list[Any], devices: list[Any], say
             jax.block_until_ready(numbers)
             times.append(time.monotonic() - start)
         rate = shape.tasks * steps / statistics.median(times)
-        share = rate * training_flops(recipe.model, shape) / 1e12 / tflops if tflops else None
+        share = rate * training_flops(recipe.model, shape) / 1e12 / tflops
         say(**{f"shape_{i}": {"rows": shape.rows, "columns": shape.columns, "tasks": shape.tasks, "dispatch_s": times,
                               "tasks_per_s": rate, "flop_utilisation": share}})  # fmt: skip
     del state
@@ -340,6 +342,8 @@ def timed(args: argparse.Namespace, programs: list[Any], devices: list[Any], say
             times.append(time.monotonic() - start)
         rate = PRIOR[3] / statistics.median(times[1:]) if name == "prior" else None
         say(**{name: {"seconds": times[1:], "tasks_per_s": rate}})
+    for i in args.trace:
+        say(**{f"trace_{i}": _traced(recipe, programs[i], devices, _given(recipe, i))})
 
 
 def _state(recipe: Any, devices: list[Any]) -> Any:
