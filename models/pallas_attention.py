@@ -104,7 +104,8 @@ def row_attention(q: jax.Array, k: jax.Array, v: jax.Array, n_keys: jax.Array, h
     """softmax(q k') v of the rows of each column, over the first ``n_keys`` keys of its task.
 
     In pieces of rows and of keys with a running maximum and sum, and a backward pass that makes the weights again from one number
-    a row (FlashAttention-2, arXiv 2307.08691, sections 3.1 and 3.2).
+    a row (FlashAttention-2, arXiv 2307.08691, sections 3.1 and 3.2). JAX's own example of such a kernel,
+    ``jax.experimental.pallas.ops.gpu.attention.mha``, wants as many blocks of rows as of keys, and no remainders.
 
     Args:
       q: [B, T, S, E], scaled.
