@@ -45,7 +45,7 @@ def keeping_products(block: Callable[..., T]) -> Callable[..., T]:
     """``block`` whose backward pass is given the matrix products and attention of the forward one and computes all else anew.
 
     On a GPU a block's norms and activations cost little but their way through memory, and those kept in single precision are most of
-    what a backward pass reads (docs/training.md, "On a GPU"). A CPU keeps everything and is faster for it.
+    what a backward pass reads (docs/gpu.md). A CPU keeps everything and is faster for it.
     """
     named = jax.checkpoint_policies.save_only_these_names(_PRODUCT, _ATTENDED)
 

@@ -1,7 +1,7 @@
 """Both attentions as kernels for NVIDIA GPUs, written with Pallas and compiled by Triton (``attention: pallas``).
 
 What they are for: the columns of a row are a sequence of ten or twenty tokens, for which a library's kernels are not made, and a program
-with these kernels can be compiled on a machine without a GPU, which cuDNN's cannot (docs/training.md, "On a GPU"). The arithmetic is that
+with these kernels can be compiled on a machine without a GPU, which cuDNN's cannot (docs/gpu.md). The arithmetic is that
 of `priorax.models.attention`: softmax and sums in float32, products of what is given; keys that may be seen are a prefix.
 
 JAX 0.11 calls its Triton backend deprecated, so nothing chooses these by itself. On a CPU they are interpreted, for tests.
