@@ -2,17 +2,20 @@
 
     pip install "jax[cuda13]==VERSION" .                                  # the JAX of the machine with the GPU; no GPU is needed
     python benchmarks/gpu_ahead.py compile --recipe base --programs DIR
-    python benchmarks/gpu_ahead.py run --recipe base --programs DIR --out OUT --run RUN --time-limit 9m [--resume] [--total-time 30m]
+    python benchmarks/gpu_ahead.py run --recipe base --programs DIR --out OUT --run RUN --time-limit 9m [--keep DIR] [--total-time 13m]
+    python benchmarks/gpu_ahead.py run ... --resume --timing 0s                                        # a further leg
 
 ``compile``, 16 minutes on two cores for four shapes, writes to DIR, for the H200 that `gpu_programs` describes: the dispatch of every
 table shape with attention by `priorax.models.pallas_attention` (cuDNN's cannot be compiled without a GPU) and products by cuBLAS (Triton's
 need trying out); the sampling in it; the prior ``default`` alone, 4,096 tables of 1024 x 20; and a comparison of both kinds of
 attention. ``programs.json`` says of which recipe, prior, JAX and code they are, and ``run`` takes no others.
 
-``run`` loads them, compares, and spends the time on a leg of ``priorax pretrain``, which this is the same as but for the compiling (and
-the kernels: weights differ by rounding), less a minute in which it then times them (not with ``--resume``). That goes on in a second
-process: where a program breaks it, hangs, or does not agree before the leg, a third one compiles its own, with cuDNN. OUT/ahead.json is written as figures come. Takes one GPU, of
-compute capability 9.0, and its memory for itself.
+``run`` refuses at once programs that were made for something else, and a run directory that does not go with ``--resume``. It loads them, compares,
+and spends the time on a leg of ``priorax pretrain``, which this is the same as but for the compiling (and the kernels: weights differ by
+rounding). Then it packs the state into DIR, beside the weights and the metrics, and only then times what ``--timing`` leaves time for. All of
+that goes on in a second process: where a program breaks it, hangs, or does not agree before the leg, a third one compiles its own, with cuDNN.
+OUT/ahead.json is written as figures come. Limits count from the start, the trial included; ``--total-time`` is of all legs together, and without
+it the learning rate is down at the end of the first and goes up again in the next. Takes one GPU, of compute capability 9.0, and its memory for itself.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import statistics
 import subprocess
@@ -40,8 +44,8 @@ PRIOR = ("default", 1024, 20, 4096)
 """Preset, rows, columns and tasks of the sampler that is timed alone."""
 CHECKED = (4, 192, 128)
 """Tasks, rows and context rows of the comparison; of columns as many as any shape has."""
-TIMING = 60.0
-"""Seconds kept back to time programs after the leg: one that fails then costs figures and no training."""
+PACKING = 5.0
+"""Seconds kept back to pack the state after the leg."""
 TRIAL = 150.0
 """Seconds after which programs that are not through their trial count as hanging."""
 
@@ -57,6 +61,8 @@ def main() -> int:
     parser.add_argument("--total-time", default=None, help="run: of all legs together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--keep", type=Path, help="run: empty or absent folder for the packed state, weights, metrics and figures")
+    parser.add_argument("--timing", default="25s", help="run: time kept to time programs after the leg; what fails then costs no training")
     parser.add_argument("--compile-there", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--trace", type=int, nargs="*", default=[], help="run: shapes whose kernels are timed one by one")
     args = parser.parse_args()
@@ -76,13 +82,19 @@ def supervise(args: argparse.Namespace) -> int:
     breaks it for the process, and one that hangs is heard by nobody."""
     from priorax.options import seconds
 
-    end = time.monotonic() + seconds(args.time_limit, "--time-limit")
+    began = time.monotonic()
+    limit = seconds(args.time_limit, "--time-limit")
+    refuse(args)
     args.out.mkdir(parents=True, exist_ok=True)
     passed = args.out / "passed"
-    given = [a for a in sys.argv[1:] if a not in ("run", "--compile-there")]
+    given = sys.argv[1:]
+    given.remove("run")
     for more in ([], ["--compile-there"]):
         passed.unlink(missing_ok=True)
-        command = [sys.executable, __file__, "leg", *given, *more, "--time-limit", f"{end - time.monotonic():.0f}s"]  # the last one counts
+        gone = time.monotonic() - began
+        command = [sys.executable, __file__, "leg", *given, *more, "--time-limit", f"{limit - gone:.0f}s"]  # the last one counts
+        if args.total_time is not None:
+            command += ["--total-time", f"{seconds(args.total_time, '--total-time') - gone:.0f}s"]
         process = subprocess.Popen(command)
         signal.signal(signal.SIGTERM, lambda number, _, process=process: process.send_signal(number))
         trial = time.monotonic() + TRIAL
@@ -95,6 +107,28 @@ def supervise(args: argparse.Namespace) -> int:
         process.wait()
         print(f"not through its trial (exit code {process.returncode}); compiling there", flush=True)
     return 1
+
+
+def refuse(args: argparse.Namespace) -> None:
+    """Ends with a reason what would fail, or train something else than was meant, after minutes on the GPU."""
+    import importlib.util
+
+    from priorax.train.checkpoints import list_checkpoints
+
+    known = json.loads((args.programs / "programs.json").read_text(encoding="utf-8"))["identity"]
+    here = identity(recipe_of(args.recipe, "pallas"))
+    if known != here:
+        other = ", ".join(f"{name} {known.get(name)} there, {here[name]} here" for name in here if known.get(name) != here[name])
+        raise SystemExit(f"{args.programs} was compiled for something else ({other}); compile again")
+    found = list_checkpoints(args.run / "checkpoints")
+    if args.resume and not found:
+        raise SystemExit(f"--resume, but {args.run} has no checkpoint")
+    if not args.resume and args.run.exists() and any(args.run.iterdir()):
+        raise SystemExit(f"{args.run} is not empty; go on with --resume, or choose another --run")
+    if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
+        raise SystemExit(f"{args.keep} is not empty; choose another --keep")
+    if lacking := [name for name in ("tyro", "orbax") if importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"not installed: {', '.join(lacking)}")
 
 
 def recipe_of(name: str, attention: str) -> Any:
@@ -142,8 +176,9 @@ def small_model(recipe: Any) -> Any:
 
 
 def comparison(recipe: Any) -> Callable[..., Any]:
-    """``(params, tables) -> (largest difference of a probability, least cosine of gradients)`` between both kinds of attention, over
-    tables of all widths."""
+    """``(params, tables) -> (largest difference of a probability, least cosine of an array's gradients)`` between both kinds of
+    attention, over tables of all widths. By array: those of queries and keys are two hundredths of the square of the whole gradient, whose
+    cosine is 0.99 with nothing but noise in them."""
     import jax
     import jax.numpy as jnp
     from priorax.models import with_params
@@ -164,23 +199,26 @@ def comparison(recipe: Any) -> Callable[..., Any]:
         for x, y in tables:
             (_, a), da = jax.value_and_grad(loss, has_aux=True)(params, x, y, "pallas")
             (_, b), db = jax.value_and_grad(loss, has_aux=True)(params, x, y, "xla")
-            da, db = (jnp.concatenate([g.ravel() for g in jax.tree.leaves(d)]) for d in (da, db))
             apart.append(jnp.abs(a - b).max())
-            cosines.append((da @ db) / jnp.sqrt((da @ da) * (db @ db)))
+            for one, other in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
+                one, other = one.ravel(), other.ravel()
+                cosines.append((one @ other) / jnp.sqrt((one @ one) * (other @ other)))
         return jnp.stack(apart).max(), jnp.stack(cosines).min()
 
     return compare
 
 
-def checked(recipe: Any) -> tuple[Any, Any]:
-    """Arguments of `comparison`: weights none of which is zero; tables and labels."""
+def checked(recipe: Any, params: Any) -> tuple[Any, Any]:
+    """Arguments of `comparison`: weights none of which is zero, made of the whole network's; tables and labels."""
     import jax
     import numpy as np
     from priorax.models import init_params
 
     rng = np.random.default_rng(0)
     tasks, rows, _ = CHECKED
-    params = jax.tree.map(lambda a: a + 0.05 * rng.standard_normal(a.shape, np.float32), init_params(small_model(recipe)))
+    small = jax.eval_shape(lambda: init_params(small_model(recipe)))
+    first = lambda a, like: a[: like.shape[0]] + 0.05 * rng.standard_normal(like.shape, np.float32)
+    params = jax.tree.map(first, jax.device_get(params), small)
     table = lambda columns: (rng.standard_normal((tasks, rows, columns), np.float32), rng.integers(0, 3, (tasks, rows)).astype(np.int32))
     return params, [table(columns) for columns in widths(recipe)]
 
@@ -191,6 +229,7 @@ def compile_all(args: argparse.Namespace) -> int:
     import jax.numpy as jnp
     from jax.experimental import serialize_executable
     from priorax.configs import load_prior
+    from priorax.models import init_params
     from priorax.priors import make_sampler
     from priorax.train.state import init_state
     from priorax.train.step import make_dispatch, make_sampling
@@ -202,7 +241,8 @@ def compile_all(args: argparse.Namespace) -> int:
     state = jax.eval_shape(lambda: init_state(recipe, 0, 100))
     key, word = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.uint32)
     flag = jax.ShapeDtypeStruct((), bool)
-    wanted: dict[str, tuple[Callable[[], Any], Any]] = {"check": (lambda: jax.jit(comparison(recipe)), checked(recipe))}
+    inputs = checked(recipe, init_params(recipe.model))
+    wanted: dict[str, tuple[Callable[[], Any], Any]] = {"check": (lambda: jax.jit(comparison(recipe)), inputs)}
     for i, shape in enumerate(recipe.shapes):
         wanted[f"dispatch-{i}"] = (lambda shape=shape: make_dispatch(recipe, shape, prior, make_sampler, [device]), (state, key, flag, word))
     wanted["prior"] = (lambda: jax.jit(sampler_alone), (key, word))
@@ -242,13 +282,15 @@ def compile_all(args: argparse.Namespace) -> int:
 def leg(args: argparse.Namespace) -> int:
     began = time.monotonic()
     import jax
+    import orbax.checkpoint  # noqa: F401  (its import is not to count as the time that the first checkpoint takes)
     from priorax.train.loop import pretrain
     from priorax.train.programs import compile_programs
 
     from priorax.options import seconds
 
-    limit = seconds(args.time_limit, "--time-limit")
-    total = None if args.total_time is None else seconds(args.total_time, "--total-time")
+    limit, after = seconds(args.time_limit, "--time-limit"), seconds(args.timing, "--timing") if args.timing != "0s" else 0.0
+    after = (0.0 if args.compile_there else after) + (PACKING if args.keep else 0.0)
+    total = None if args.total_time is None else seconds(args.total_time, "--total-time") - after
     devices = jax.devices()
     found: dict[str, Any] = {"device": devices[0].device_kind, "jax": jax.__version__, "recipe": args.recipe, "ahead": not args.compile_there}
 
@@ -263,19 +305,34 @@ def leg(args: argparse.Namespace) -> int:
         (args.out / "passed").touch()
         make = lambda *_: programs
     recipe = recipe_of(args.recipe, "auto" if args.compile_there else "pallas")
-    timing = not args.compile_there and not args.resume
-    left = limit - (time.monotonic() - began) - (TIMING if timing else 0.0)
     result = pretrain(
-        recipe, args.run, seed=args.seed, resume=args.resume, time_limit=left, total_time=total, may_exit=True, programs=make
-    )
+        recipe, args.run, seed=args.seed, resume=args.resume, time_limit=limit - after, total_time=total, may_exit=True, programs=make,
+        began=began,
+    )  # fmt: skip
     say(steps=result.steps, tasks_seen=result.tasks_seen, seconds=result.seconds, train_seconds=result.train_seconds,
         validation=result.validation, skipped=result.skipped)  # fmt: skip
-    if timing:
+    if args.keep is not None:
+        keep(args)
+    if not args.compile_there and args.timing != "0s":
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))  # in the middle of a program too: the leg has ended well
+        signal.setitimer(signal.ITIMER_REAL, max(limit - (time.monotonic() - began), 1.0))
         try:
             timed(args, programs, devices, say)
-        except Exception:  # figures are missing, and why is said; the leg has ended well
+        except Exception:  # figures are missing, and why is said
             traceback.print_exc()
+        if args.keep is not None:
+            shutil.copy(args.out / "ahead.json", args.keep)
     return 0
+
+
+def keep(args: argparse.Namespace) -> None:
+    """The packed state, and beside it what is looked at without unpacking."""
+    from priorax.train.pack import pack
+
+    pack(args.run, args.keep)
+    for file in (args.run / "model.safetensors", args.run / "metrics.jsonl", args.out / "ahead.json"):
+        if file.exists():
+            shutil.copy(file, args.keep)
 
 
 def tried(args: argparse.Namespace, devices: list[Any], say: Callable[..., None]) -> list[Any]:
@@ -285,15 +342,14 @@ def tried(args: argparse.Namespace, devices: list[Any], say: Callable[..., None]
     from priorax.train.step import _metrics
 
     recipe = recipe_of(args.recipe, "pallas")
-    known = json.loads((args.programs / "programs.json").read_text(encoding="utf-8"))["identity"]
-    if known != identity(recipe) or len(devices) != 1 or str(devices[0].compute_capability) != "9.0":
-        raise SystemExit(f"{args.programs} was compiled for {known}; this is {identity(recipe)} on {devices}")
+    if len(devices) != 1 or str(getattr(devices[0], "compute_capability", None)) != "9.0":
+        raise SystemExit(f"the programs are for one GPU of compute capability 9.0; this is {devices}")
     state = _state(recipe, devices)
     trees = jax.tree.structure(((state, *_given(recipe, 0)), {})), jax.tree.structure((state, _metrics(*range(7))))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         programs = list(pool.map(lambda i: _load(args.programs, f"dispatch-{i}", *trees), range(len(recipe.shapes))))
     say(loaded=len(programs))
-    inputs = jax.device_put(checked(recipe), devices[0])
+    inputs = jax.device_put(checked(recipe, state.params), devices[0])
     check = _load(args.programs, "check", jax.tree.structure((inputs, {})), jax.tree.structure((0, 0)))
     apart, cosine = map(float, check(*inputs))
     say(probability_apart=apart, gradient_cosine=cosine)
@@ -303,13 +359,13 @@ def tried(args: argparse.Namespace, devices: list[Any], say: Callable[..., None]
         state, numbers = program(state, *_given(recipe, i))
         losses = np.asarray(numbers["loss"])
         say(**{f"first_losses_{i}": [float(losses[0]), float(losses[-1])]})
-        if not np.isfinite(losses).all():
-            raise SystemExit("the loss is not finite")
+        if not np.isfinite(losses).all() or np.asarray(numbers["skipped"]).any() or losses[0] > 3:  # of ten classes chance has 2.3
+            raise SystemExit("the loss is not that of a network that begins")
     return programs
 
 
 def timed(args: argparse.Namespace, programs: list[Any], devices: list[Any], say: Callable[..., None]) -> None:
-    """Rates of the dispatches, of the sampling in them, and of the prior alone."""
+    """Rates and utilisation of the dispatches, as the run has measured them; then those of the sampling in them and of the prior alone."""
     import jax
     import jax.numpy as jnp
     from priorax.models.network import numerics
@@ -317,24 +373,21 @@ def timed(args: argparse.Namespace, programs: list[Any], devices: list[Any], say
     from priorax.train.flops import measure_roofline, training_flops
 
     recipe = recipe_of(args.recipe, "pallas")
-    steps = recipe.train.steps_per_dispatch
     tflops = measure_roofline(devices, numerics(recipe.model)[0]) / 1e12
     say(tflops=tflops)
-    state, key = _state(recipe, devices), seed_key(0)
-    for i, (shape, program) in enumerate(zip(recipe.shapes, programs, strict=True)):
-        times = []
-        for _ in range(3):
-            start = time.monotonic()
-            state, numbers = program(state, *_given(recipe, i))
-            jax.block_until_ready(numbers)
-            times.append(time.monotonic() - start)
-        rate = shape.tasks * steps / statistics.median(times)
-        share = rate * training_flops(recipe.model, shape) / 1e12 / tflops
-        say(**{f"shape_{i}": {"rows": shape.rows, "columns": shape.columns, "tasks": shape.tasks, "dispatch_s": times,
-                              "tasks_per_s": rate, "flop_utilisation": share}})  # fmt: skip
-    del state
-    for name in ("prior", *(f"sampling-{i}" for i in range(len(recipe.shapes)))):
-        program = _load(args.programs, name, jax.tree.structure(((0, 0), {})), None)
+    steps = [json.loads(line) for line in (args.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for i, shape in enumerate(recipe.shapes):
+        rates = [step["tasks_per_s"] for step in steps if step.get("shape") == i and "tasks_per_s" in step]
+        if rates:
+            rate = statistics.median(rates)
+            share = rate * training_flops(recipe.model, shape) / 1e12 / tflops
+            say(**{f"shape_{i}": {"rows": shape.rows, "columns": shape.columns, "tasks": shape.tasks, "dispatches": len(rates),
+                                  "tasks_per_s": [min(rates), rate, max(rates)], "flop_utilisation": share}})  # fmt: skip
+    key = seed_key(0)
+    names = ["prior", *(f"sampling-{i}" for i in range(len(recipe.shapes)))]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(lambda name: _load(args.programs, name, jax.tree.structure(((0, 0), {})), None), names))
+    for name, program in zip(names, loaded, strict=True):
         times = []
         for n in range(6):
             start = time.monotonic()

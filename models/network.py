@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -330,11 +331,7 @@ def numerics(cfg: ModelConfig) -> tuple[jnp.dtype, str]:
 
 def init_params(cfg: ModelConfig, seed: int = 0) -> dict[str, Any]:
     """Fresh parameters as a plain nested dict of float32 arrays (what training and the weights file hold)."""
-    @jax.jit
-    def init(key: jax.Array) -> dict[str, Any]:
-        return nnx.to_pure_dict(nnx.state(PFN(cfg, rngs=nnx.Rngs(key)), nnx.Param))
-
-    return init(jax.random.key(seed))
+    return _initialiser(cfg)(jax.random.key(seed))
 
 
 def with_params(cfg: ModelConfig, params: dict[str, Any]) -> PFN:
@@ -348,6 +345,12 @@ def with_params(cfg: ModelConfig, params: dict[str, Any]) -> PFN:
 def count_params(params: dict[str, Any]) -> int:
     """Numbers held by a parameter tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+@functools.lru_cache(maxsize=8)
+def _initialiser(cfg: ModelConfig) -> Callable[[jax.Array], dict[str, Any]]:
+    """Kept, because a run asks for weights of one network several times, and a large one takes ten seconds to compile."""
+    return jax.jit(lambda key: nnx.to_pure_dict(nnx.state(PFN(cfg, rngs=nnx.Rngs(key)), nnx.Param)))
 
 
 @functools.lru_cache(maxsize=32)

@@ -61,7 +61,8 @@ def _feature_call(kernel: Any, results: int, arrays: tuple[jax.Array, ...], n_to
         functools.partial(kernel, tokens=tokens, room=room, rows=rows, heads=heads, head=width // heads),
         grid=(tasks * rows,),
         out_shape=[jax.ShapeDtypeStruct(flat[0].shape, flat[0].dtype)] * results,
-        compiler_params=triton.CompilerParams(num_warps=max(1, min(4, room // 16)), num_stages=1),
+        # Four warps' registers do not hold what the backward pass needs of 128 tokens.
+        compiler_params=triton.CompilerParams(num_warps=max(1, min(8, room // 16)), num_stages=1),
         interpret=on_cpu(),
     )(n_tokens.astype(jnp.int32), *flat)
     return [a.reshape(arrays[0].shape) for a in out]

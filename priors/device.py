@@ -12,6 +12,9 @@ T = TypeVar("T")
 MAX_CELLS = 1 << 27
 """Cells of tables that an accelerator samples at once; the sampler holds some hundred bytes for each."""
 
+MAX_BATCH = 2**16 - 1
+"""Products of small matrices that an accelerator does as one batch: cuBLAS takes fewer than 2^16."""
+
 
 def default_device() -> jax.Device:
     """The one chosen with ``jax.default_device`` or ``jax_default_device``, else the first of the default platform.
@@ -30,16 +33,17 @@ def on_cpu() -> bool:
     return default_device().platform == "cpu"
 
 
-def abreast(count: int, cells: int) -> int:
-    """How many of ``count`` equal pieces of work, with tables of ``cells`` cells each, to do side by side.
+def abreast(count: int, cells: int, products: int = 1) -> int:
+    """How many of ``count`` equal pieces of work, with tables of ``cells`` cells and ``products`` of small matrices each, to do side
+    by side.
 
     On a CPU one, whose working set stays in cache and whose branches and loops end where they may. An accelerator spends
     its time on starting kernels, thousands for a block of tasks however few these are; there it is as many as `MAX_CELLS`
-    allows, among the divisors of ``count``.
+    and `MAX_BATCH` allow, among the divisors of ``count``.
     """
     if on_cpu():
         return 1
-    most = max(1, min(count, MAX_CELLS // max(cells, 1)))
+    most = max(1, min(count, MAX_CELLS // max(cells, 1), MAX_BATCH // max(products, 1)))
     return max(n for n in range(1, most + 1) if count % n == 0)
 
 
@@ -52,10 +56,10 @@ def trips(needed: jax.Array, most: int) -> jax.Array | int:
     return needed if on_cpu() else most
 
 
-def each(function: Callable[..., T], xs: object, cells: int) -> T:
+def each(function: Callable[..., T], xs: object, cells: int, products: int = 1) -> T:
     """``function`` of every entry along the first axis of ``xs``, results stacked, `abreast` of one another."""
     count = jax.tree.leaves(xs)[0].shape[0]
-    together = abreast(count, cells)
+    together = abreast(count, cells, products)
     if together == 1:
         return jax.lax.map(function, xs)
     if together == count:

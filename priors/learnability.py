@@ -100,7 +100,7 @@ def learnability(batch: TaskBatch, classes: int) -> tuple[jax.Array, jax.Array]:
     score = lambda args: _one(*args, classes)
     tables = (stream, x, batch.y[:, :SCORED_ROWS], batch.n_features.astype(jnp.float32))
     # A tree holds its splits' leaves and rows, which is more than the columns of a narrow table.
-    return each(score, tables, SCORED_ROWS * TREES * CANDIDATES)
+    return each(score, tables, SCORED_ROWS * TREES * CANDIDATES, TREES)
 
 
 def select_learnable(batch: TaskBatch, tasks: int, classes: int) -> TaskBatch:

@@ -55,6 +55,7 @@ def pretrain(
     prior: PriorConfig | None = None,
     may_exit: bool = False,
     programs: Callable[..., list[Any]] = compile_programs,
+    began: float | None = None,
 ) -> PretrainResult:
     """Trains a network on a stream of sampled tasks and writes its weights.
 
@@ -87,6 +88,8 @@ def pretrain(
       may_exit: a dispatch that hangs ends the process, with exit code 1, where a limit or a signal should have ended the leg
         (see `priorax.train.watchdog`); else it is only told of.
       programs: replaces `priorax.train.programs.compile_programs`, for programs that were compiled elsewhere.
+      began: what `time.monotonic` said when the leg began, where that was before this call: its limit, and the time that all legs took,
+        count from there.
 
     Raises:
       ConfigError: settings that do not go together, also with the prior; ``out`` holds another run; ``total_time`` is over already; the
@@ -96,7 +99,7 @@ def pretrain(
       NumericalError: too many steps in a row without a finite loss; the message names the last good checkpoint.
     """
     cfg = recipe.train
-    clock = Clock(time_limit)
+    clock = Clock(time_limit) if began is None else Clock(time_limit, started=began)
     for name, value in (("time_limit", time_limit), ("total_time", total_time)):
         if value is not None and not value > 0:
             raise ConfigError(f"{name} is {value}; it must be above 0")

@@ -20,6 +20,7 @@ from ..configs.errors import ConfigError
 from ..configs.recipe import Recipe, TaskShape
 from ..priors.compiling import compiler_options
 from ..priors.device import each, on_cpu
+from ..priors.learnability import TREES
 from ..priors.task import TaskBatch
 from .loss import accuracy, cross_entropy, query_logits, roc_auc_sum
 from .optimizer import learning_rate, make_optimizer
@@ -149,7 +150,9 @@ def over_steps(
     cells = shape.rows * (shape.columns + shape.score_columns)
     if shape.score_columns:
         cells += 8 * shape.rows**2  # kernels of ridge regressions
-    return jax.lax.scan(one, start, each(draw, ids, 2 * tasks * cells))  # about twice as many are drawn
+    drawn = 2 * tasks  # about
+    # The filter of learnable tasks multiplies small matrices for every tree of every candidate.
+    return jax.lax.scan(one, start, each(draw, ids, drawn * cells, drawn * TREES))
 
 
 def make_sampling(

@@ -25,6 +25,7 @@ def test_each_is_the_same_in_every_grouping(as_on_an_accelerator):
     for cells, together in ((1, 12), (device.MAX_CELLS // 5, 4), (device.MAX_CELLS, 1), (10 * device.MAX_CELLS, 1)):
         assert device.abreast(12, cells) == together
         np.testing.assert_allclose(device.each(lambda x: jnp.sin(x).sum(), xs, cells), wanted, rtol=1e-6)
+    assert device.abreast(50, 1, 64 * 2 * 16) == 25  # a batch of fewer than 2^16 products: 31 at most, of the divisors of 50
 
 
 def sampled(prior, shape, tasks: int) -> TaskBatch:

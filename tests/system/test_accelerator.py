@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -52,15 +53,44 @@ def test_all_steps_run_small(script, tmp_path, monkeypatch):
     assert (out / "model.safetensors").is_file()
 
 
+@pytest.fixture
+def ahead(tmp_path):
+    """The script for programs compiled ahead, and a folder that says it holds those of the recipe `smoke`."""
+    spec = importlib.util.spec_from_file_location("gpu_ahead", SCRIPT.with_name("gpu_ahead.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    known = {"identity": module.identity(module.recipe_of("smoke", "pallas"))}
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "programs.json").write_text(json.dumps(known))
+    return module, tmp_path / "programs"
+
+
+def test_a_leg_that_cannot_be_meant_is_refused_before_it_begins(ahead, tmp_path):
+    module, programs = ahead
+    args = argparse.Namespace(programs=programs, recipe="smoke", run=tmp_path / "run", keep=None, resume=False)
+    module.refuse(args)
+    with pytest.raises(SystemExit, match="no checkpoint"):
+        module.refuse(argparse.Namespace(**vars(args) | {"resume": True}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(SystemExit, match="--resume"):
+        module.refuse(args)
+    with pytest.raises(SystemExit, match="not empty"):
+        module.refuse(argparse.Namespace(**vars(args) | {"run": tmp_path / "other", "keep": tmp_path / "run"}))
+    with pytest.raises(SystemExit, match="recipe .* there, .* here"):
+        module.refuse(argparse.Namespace(**vars(args) | {"recipe": "nano", "run": tmp_path / "other"}))
+
+
 @pytest.mark.slow
-def test_a_leg_whose_programs_cannot_run_compiles_its_own(tmp_path):
+def test_a_leg_whose_programs_cannot_run_compiles_its_own(ahead, tmp_path):
     """As on a GPU they were not made for; here there are none at all."""
-    out, run = tmp_path / "out", tmp_path / "run"
-    command = [sys.executable, str(SCRIPT.with_name("gpu_ahead.py")), "run", "--recipe", "smoke", "--programs", str(tmp_path / "none"),
-               "--out", str(out), "--run", str(run), "--time-limit", "10m"]  # fmt: skip
+    out, run, kept = tmp_path / "out", tmp_path / "run", tmp_path / "kept"
+    command = [sys.executable, str(SCRIPT.with_name("gpu_ahead.py")), "run", "--recipe", "smoke", "--programs", str(ahead[1]),
+               "--out", str(out), "--run", str(run), "--keep", str(kept), "--time-limit", "10m", "--total-time", "12m"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert "not through its trial (exit code 1); compiling there" in done.stdout
     told = json.loads((out / "ahead.json").read_text())
     assert told["ahead"] is False and told["steps"] > 0 and told["skipped"] == 0
     assert (run / "model.safetensors").is_file() and not (out / "passed").exists()
+    assert {file.name for file in kept.iterdir()} == {"ahead.json", "metrics.jsonl", "model.safetensors", "parts.json", "state.000"}

@@ -48,7 +48,9 @@ def test_a_run_without_a_step_leaves_no_weights_and_can_go_on(toy, tmp_path, cap
 
 def test_a_run_that_began_with_weights_has_some_from_the_start(toy, finished, tmp_path):
     recipe = _for_a_time(toy, start_from=str(finished[1].weights_path))
-    nothing = pretrain(recipe, tmp_path, time_limit=0.01, quiet=True, sampler_factory=toy.linear_tasks)
+    ago = time.monotonic() - 1000  # so long ago that its limit is over
+    nothing = pretrain(recipe, tmp_path, time_limit=900, began=ago, quiet=True, sampler_factory=toy.linear_tasks)
+    assert nothing.seconds > nothing.startup_seconds > 1000 and nothing.leg_limit == 900
     assert nothing.too_short and nothing.steps == 0 and load_weights(nothing.weights_path).meta["steps"] == 0
 
 
