@@ -22,7 +22,7 @@ from sklearn.preprocessing import PowerTransformer, QuantileTransformer
 from .folds import copy_keys, drawn_again
 
 TRANSFORMS = ("none", "quantile", "power")
-_EM_STEPS, _EM_TOLERANCE = 300, 1e-5
+_EM_STEPS, _EM_TOLERANCE = 300, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,21 +142,24 @@ def combine(members: list[Member], probabilities: list[np.ndarray]) -> np.ndarra
 
     The answer p maximises ``sum over members of sum over symbols s of q_m(s) log (sum of p over the classes of s)``: the
     distribution over classes that explains what every member said about its symbols. Where each class has a symbol of
-    its own in every member this is the mean; with shared symbols it is found by expectation maximisation (the problem
-    is concave, and every step keeps the sum at 1).
+    its own in every member this is the mean; with shared symbols it is approached by expectation maximisation (the problem
+    is concave, and every step keeps the sum at 1), for every row until a step changes no probability by `_EM_TOLERANCE`, at most
+    `_EM_STEPS` steps: a row's answer does not depend on the others.
     """
     if all(member.own.all() for member in members):
         return np.mean([p[:, m.symbol] for m, p in zip(members, probabilities, strict=True)], axis=0)
     merges = np.concatenate([np.arange(m.n_symbols)[:, None] == m.symbol for m in members]).astype(np.float64)
     said = np.concatenate(probabilities, axis=1)
     p = np.full((len(said), merges.shape[1]), 1 / merges.shape[1])
+    moving = np.arange(len(said))
     for _ in range(_EM_STEPS):
         # A symbol nobody believes in has 0 / 0; its classes get no weight from it either way.
-        ratio = said / np.maximum(p @ merges.T, np.finfo(np.float64).tiny)
-        step = p * (ratio @ merges) / len(members)
-        done = np.abs(step - p).max() < _EM_TOLERANCE
-        p = step
-        if done:
+        ratio = said[moving] / np.maximum(p[moving] @ merges.T, np.finfo(np.float64).tiny)
+        step = p[moving] * (ratio @ merges) / len(members)
+        moved = np.abs(step - p[moving]).max(1) >= _EM_TOLERANCE
+        p[moving] = step
+        moving = moving[moved]
+        if not len(moving):
             break
     return p / p.sum(1, keepdims=True)
 

@@ -195,6 +195,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, f64[n_samples, n_classes], columns in the order of ``classes_``."""
         check_is_fitted(self)
+        self._check_parameters()  # set_params may have changed what counts here too
         return self._proba(self._encode(X))
 
     def _encode(self, X: Any) -> np.ndarray:
@@ -291,7 +292,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _session(self) -> Session:
         """Encodes contexts on first use; not at fit, which many tools call without predicting."""
-        if self._live.session is None:
+        if self._live.session is None or self._live.weights != self.weights:
             engine = get_engine(self.weights)
             if engine.sha256 != self.weights_hash_:
                 raise DataError(
@@ -300,7 +301,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
                     "set weights= to the file used then, or fit again"
                 )
             keep = None if self.cache_context == "auto" else bool(self.cache_context)
-            self._live.session = Session(engine, self._contexts(engine), keep)
+            self._live.session, self._live.weights = Session(engine, self._contexts(engine), keep), self.weights
         return self._live.session
 
     def _contexts(self, engine: Engine) -> Contexts:
@@ -327,7 +328,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
     def _fit_target(self, y: Any, n: int, columns: list) -> np.ndarray:
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        y = column_or_1d(y, warn=True)
+        y = column_or_1d(_native_labels(y), warn=True)
         _check_labels(y)
         assert_all_finite(y, input_name="y")
         check_consistent_length(columns[0].values, y)
@@ -374,6 +375,15 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         return state
 
 
+def _native_labels(y: Any) -> Any:
+    """Labels of a nullable dtype of pandas as NumPy's of the same kind: scikit-learn makes doubles of them, which tell large whole
+    numbers apart no longer."""
+    native = getattr(getattr(y, "dtype", None), "numpy_dtype", None)
+    if native is None or native.kind not in "iub" or y.isna().any():
+        return y
+    return y.to_numpy(dtype=native)
+
+
 def _check_labels(y: np.ndarray) -> None:
     """Says which labels are missing or mixed; scikit-learn's own checks stop at the kind of array."""
     if y.dtype.kind != "O":
@@ -410,6 +420,7 @@ class _Live:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.weights: Any = None  # what ``weights`` was then
 
     def __sklearn_clone__(self) -> _Live:
         return _Live()

@@ -29,6 +29,7 @@ from .tables import Column, read_table
 CLIP = 1e30
 """Squares of standardised values and sums of them stay finite in single precision: the network divides by the spread first."""
 TEXT_LEVELS = 200  # more distinct texts than this, nearly one per row, are free text rather than categories
+NUMBERS = 20  # so many distinct texts that read as numbers, and at least half of all, are most likely numbers
 
 
 class TableEncoder:
@@ -110,7 +111,7 @@ class _Plan:
 
     source: int
     name: str
-    kind: str  # "number", "category", or a part of a date
+    kind: str  # "number", "duration", "category", or a part of a date
     center: float = 0.0
     scale: float = 1.0
     levels: dict[Any, int] | None = None
@@ -121,10 +122,16 @@ class _Plan:
         if self.kind == "category":
             _refuse_infinities(self.name, values)
             return self._codes(column.cells)
-        number = _numbers(self.name, values) if self.kind == "number" else _date_part(self.name, values, self.kind)
+        number = self.numbers(values)
         with np.errstate(over="ignore", invalid="ignore"):
             z = (number - self.center) / self.scale
         return np.clip(z, -CLIP, CLIP)
+
+    def numbers(self, values: np.ndarray) -> np.ndarray:
+        """f64[n] before scaling, NaN = missing."""
+        if self.kind in ("number", "duration"):
+            return _numbers(self.name, values, self.kind)
+        return _date_part(self.name, values, self.kind)
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
         levels = self.levels or {}
@@ -155,6 +162,8 @@ def _plan(j: int, column: Column, declared: bool, from_dtype: bool) -> list[_Pla
                 UserWarning,
                 stacklevel=2,
             )
+        if kind == "O" and not declared:
+            _warn_of_numbers(name, present)
         return [_category(j, name, sorted(present, key=lambda key: (isinstance(key, str), key)))]
     if kind == "M":
         parts = ("epoch", "month", "day", "weekday", "hour")
@@ -167,13 +176,36 @@ def _category(j: int, name: str, keys: list[Any]) -> _Plan:
     return _Plan(j, name, "category", levels={key: code for code, key in enumerate(dict.fromkeys(keys))})
 
 
+def _warn_of_numbers(name: str, present: set[Any]) -> None:
+    """Says so where text is most likely a column of numbers that was read as text, for one cell's sake or altogether."""
+    texts = [key for key in present if isinstance(key, str)]
+    others = sorted(key for key in texts if not _reads_as_number(key))
+    if len(present) - len(others) < max(NUMBERS, len(others)):
+        return
+    but = f", but {others[0]!r}, for one, does not" if others else ", but are text"
+    warnings.warn(
+        f"column {name!r}: {len(present) - len(others)} of {len(present)} different values read as numbers{but}; it is used as a category. "
+        "Turn it into numbers first (pandas.to_numeric(column, errors='coerce')), or name it in categorical_features if it is one",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(j: int, name: str, values: np.ndarray) -> _Plan:
-    return _scaled(_Plan(j, name, "number"), values)
+    return _scaled(_Plan(j, name, "duration" if values.dtype.kind == "m" else "number"), values)
 
 
 def _scaled(plan: _Plan, values: np.ndarray) -> _Plan:
     """The plan with centre and scale learned from the values."""
-    raw = _numbers(plan.name, values) if plan.kind == "number" else _date_part(plan.name, values, plan.kind)
+    raw = plan.numbers(values)
     x = raw[~np.isnan(raw)]
     if not len(x):
         return plan
@@ -189,15 +221,20 @@ def _scaled(plan: _Plan, values: np.ndarray) -> _Plan:
     return dataclasses.replace(plan, center=float(center), scale=float(scale) if scale > 0 else 1.0)
 
 
-def _numbers(name: str, values: np.ndarray) -> np.ndarray:
-    """f64[n] from numbers, truth values, durations (seconds), dates (epoch seconds); NaN = missing."""
+def _numbers(name: str, values: np.ndarray, wanted: str) -> np.ndarray:
+    """f64[n] from numbers and truth values, or from durations (seconds), as ``wanted``; NaN = missing."""
     kind = values.dtype.kind
-    if kind in "Mm":
+    if kind in "Mm" and np.isnat(values).all() or kind == "f" and np.isnan(values).all():
+        return np.full(len(values), np.nan)
+    held = {"M": "dates", "m": "durations"}.get(kind, "numbers")
+    if held != f"{wanted}s" and kind != "O":
+        raise ValueError(f"column {name!r} held {wanted}s in fit but holds {held} now; encode it the same way")
+    if kind == "m":
         return np.where(np.isnat(values), np.nan, values.astype(np.int64) / 1e6)
     if kind == "O":
         bad = [v for v in values.tolist() if v is not None and not _is_number(v)]
         if bad:
-            raise ValueError(f"column {name!r} held numbers in fit but holds {bad[0]!r} now; encode it the same way")
+            raise ValueError(f"column {name!r} held {wanted}s in fit but holds {bad[0]!r} now; encode it the same way")
         values = np.array([np.nan if v is None else float(v) for v in values.tolist()], dtype=np.float64)
     values = values.astype(np.float64)
     _refuse_infinities(name, values)

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Predict(options.Common):
     columns: tuple[str, ...] = ()
     """Use only these columns; all but target and id when left out."""
     categorical: tuple[str, ...] = ()
-    """Numeric columns that hold categories; text always does."""
+    """Columns of numbers that hold categories, compared as written; text always does."""
     model: str | None = None
     """Weights file; the ones that ship with the package when left out."""
     n_estimators: int = 4
@@ -57,6 +58,9 @@ class Predict(options.Common):
         out = output.check_out_file(self.out, self.overwrite) if self.out is not None else None
         if out is not None and out.suffix.lower() not in table_io.SUFFIXES:
             raise ConfigError(f"--out {out}: unknown suffix; known: {', '.join(table_io.SUFFIXES)}")
+        for flag, given in (("--train", self.train), ("--test", self.test)):
+            if out is not None and out.resolve() == given.expanduser().resolve():
+                raise ConfigError(f"--out {out} is the file of {flag}, which would be lost; choose another")
         if self.n_estimators < 1:
             raise ConfigError(f"--n-estimators is {self.n_estimators}; it must be at least 1")
         if self.max_context_rows is not None and self.max_context_rows < 2:
@@ -64,7 +68,7 @@ class Predict(options.Common):
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2**32)")
         train, test = table_io.read(self.train), table_io.read(self.test)
-        labels = table_io.columns(train, [self.target], self.train)[self.target]
+        labels = table_io.labels(table_io.columns(train, [self.target], self.train)[self.target])
         names = self._features(train, test)
         if self.id is not None:
             table_io.columns(test, [self.id], self.test)
@@ -77,11 +81,14 @@ class Predict(options.Common):
                 f'column "{self.target}" of {self.train} holds decimal numbers ({decimal}, for one); regression is not '
                 "supported. Turn them into classes first, e.g. low, middle and high"
             )
-        labels = _labels(labels)
+        whole = _are_numbers(labels)
+        labels = _labels(labels, whole)
         if len(set(labels)) < 2:
             raise DataError(f'column "{self.target}" of {self.train} holds fewer than 2 classes')
         rows = {n: [train[n][i] for i in kept] for n in names}
-        x_train, x_test = table_io.typed(rows, {n: test[n] for n in names}, self.train, self.test, kept)
+        x_train, x_test = table_io.typed(
+            rows, {n: test[n] for n in names}, self.train, self.test, kept, self.categorical
+        )
         if not len(x_test):
             raise DataError(f"{self.test} holds no rows")
         probabilities, classes, seconds = self._predict(x_train, labels, x_test, names)
@@ -92,7 +99,9 @@ class Predict(options.Common):
         }
         if self.proba:
             table |= {f"proba_{c}": probabilities[:, k].tolist() for k, c in enumerate(classes)}
-        self._finish(out, table, test, x_train, classes, seconds)
+        truth = table_io.labels(test[self.target]) if self.target in test else [None]
+        truth = None if any(map(_missing, truth)) else _labels(truth, whole)
+        self._finish(out, table, truth, x_train, classes, seconds)
 
     def _features(self, train: table_io.Table, test: table_io.Table) -> list[str]:
         names = list(self.columns) or [n for n in train if n not in (self.target, self.id)]
@@ -120,16 +129,19 @@ class Predict(options.Common):
             self.n_estimators, categorical_features=categorical, max_context=self.max_context_rows, weights=self.model,
             random_state=self.seed,
         )  # fmt: skip
-        try:
-            model.fit(x_train, np.array(labels, dtype=object))
-            probabilities = model.predict_proba(x_test)
-        except PrioraxError:
-            raise
-        except (ValueError, TypeError) as error:  # scikit-learn's way to say that a table cannot be used
-            raise DataError(f"{self.train} and {self.test}: {error}") from error
+        show = warnings.showwarning
+        with warnings.catch_warnings():  # the estimator knows columns by their numbers
+            warnings.showwarning = lambda told, *where: show(type(told)(_named(str(told), names)), *where)
+            try:
+                model.fit(x_train, np.array(labels, dtype=object))
+                probabilities = model.predict_proba(x_test)
+            except PrioraxError:
+                raise
+            except (ValueError, TypeError) as error:  # scikit-learn's way to say that a table cannot be used
+                raise DataError(f"{self.train} and {self.test}: {_named(str(error), names)}") from error
         return probabilities, model.classes_.tolist(), time.perf_counter() - start
 
-    def _finish(self, out: Path | None, table: table_io.Table, test: table_io.Table, x_train: Any, classes: list,
+    def _finish(self, out: Path | None, table: table_io.Table, truth: list[str] | None, x_train: Any, classes: list,
                 seconds: float) -> None:  # fmt: skip
         import jax
 
@@ -138,17 +150,16 @@ class Predict(options.Common):
             "predicted": dict(Counter(map(str, table["prediction"]))), "seconds": round(seconds, 2),
             "device": jax.default_backend(), "out": str(out) if out else None,
         }  # fmt: skip
-        truth = test.get(self.target)
-        if truth is not None and not any(map(_missing, truth)):
-            if unseen := sorted(set(_labels(truth)) - set(classes)):
+        if truth is not None:
+            if unseen := sorted(set(truth) - set(classes)):
                 shown = ", ".join(f'"{label}"' for label in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
                 output.log(f"warning: {len(unseen)} test labels do not occur in {self.train} and count as wrong: {shown}")
-            hits = [a == b for a, b in zip(_labels(truth), table["prediction"], strict=True)]
+            hits = [a == b for a, b in zip(truth, table["prediction"], strict=True)]
             summary["accuracy"] = sum(hits) / len(hits)
         if out is not None:
             table_io.write(out, table)
         if self.json:
-            output.emit_json(summary)
+            output.emit_json(summary if out is not None else summary | {"table": table})
         elif out is None:
             table_io.write_csv(sys.stdout, table)
         else:
@@ -160,10 +171,17 @@ def _missing(cell: Any) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _labels(cells: list[Any]) -> list[str]:
+def _are_numbers(labels: list[Any]) -> bool:
+    return all(table_io.number(str(label)) is not None for label in labels)
+
+
+def _labels(cells: list[Any], numbers: bool) -> list[str]:
     """Class labels as text; whole numbers without a decimal point whichever file format they came from. In text they lose it only
-    where all labels are numbers: "1.0" beside "beta" is a name."""
+    where all labels of the training table are ``numbers``: "1.0" beside "beta" is a name."""
     text = [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in cells]
-    if all(table_io.number(t) is not None for t in text):
-        text = [re.sub(r"^([+-]?\d+)\.0*$", r"\1", t) for t in text]
-    return text
+    return [re.sub(r"^([+-]?\d+)\.0*$", r"\1", t) for t in text] if numbers else text
+
+
+def _named(text: str, names: list[str]) -> str:
+    """A message about columns with their names in place of their positions."""
+    return re.sub(r"\bcolumn '(\d+)(:\w+)?'", lambda found: f"column {names[int(found[1])] + (found[2] or '')!r}", text)

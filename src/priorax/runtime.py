@@ -73,10 +73,10 @@ def devices(asked: str = "auto") -> list[Any]:
 
     try:
         return jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA where it is not there, without a word
         extra = {"gpu": ' Installed jaxlib has no CUDA plugin? pip install "priorax[cuda]".',
                  "tpu": ' For a TPU: pip install "priorax[tpu]".'}.get(asked, "")  # fmt: skip
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or ["JAX does not find one"])[0]
         raise MissingError(f"device {asked} is not available: {first}.{extra}") from None
 
 

@@ -1,7 +1,8 @@
 """Tables from and to CSV, TSV, JSON lines, Parquet and Arrow files, without a dataframe library.
 
 A table is a dict of column name -> list of raw cells: text, numbers, truth values, dates, or None for a missing one.
-Text files hold only text, so whether a column is numeric is decided later, from the training table alone (`typed`).
+Text files hold only text, so what a text means is decided later: whether a column is numeric from the training table alone (`typed`),
+whether a text stands for a missing value by what the column is for (`known`, `labels`); a column of ids is left as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import csv
 import datetime
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from priorax.configs.files import replacing
 
 Table = dict[str, list[Any]]
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "<na>"})
+_HIDDEN_INDEX = re.compile(r"__index_level_\d+__")
+_DECIMAL_ZERO = re.compile(r"([+-]?\d+)\.0*")
+_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".arrow", ".feather")
 
 
@@ -58,11 +63,19 @@ def write(path: Path, table: Table) -> None:
                     file.write(json.dumps(dict(zip(table, row, strict=True)), ensure_ascii=False, default=str) + "\n")
         else:
             pa = require("pyarrow", "dumps", f"writing {kind}")
-            arrow = pa.table({name: pa.array(values) for name, values in table.items()})
+            arrow = pa.table({name: _arrow_array(pa, values) for name, values in table.items()})
             if kind in (".parquet", ".pq"):
                 require("pyarrow.parquet", "dumps").write_table(arrow, temporary)
             else:
                 require("pyarrow.feather", "dumps").write_feather(arrow, str(temporary))
+
+
+def _arrow_array(pa: Any, values: Sequence[Any]) -> Any:
+    """A column, as text where its cells are of several types."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if v is None else str(v) for v in values])
 
 
 def write_csv(file: Any, table: Table, delimiter: str = ",") -> None:
@@ -87,17 +100,18 @@ def _read_text(path: Path, delimiter: str) -> Table:
         if len(row) != len(header):
             raise DataError(f"{path}, row {number}: {len(row)} cells, the header names {len(header)} columns")
     columns = zip(*rows[1:], strict=True) if len(rows) > 1 else [()] * len(header)
-    return {
-        name: [None if c.strip().lower() in MISSING else c.strip() for c in column]
-        for name, column in zip(header, columns, strict=True)
-    }
+    return {name: list(column) for name, column in zip(header, columns, strict=True)}
 
 
 def _read_jsonl(path: Path) -> Table:
     table: Table = {}
     count = 0
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}, cannot be read as UTF-8 text: {error}") from None
             if not line.strip():
                 continue
             try:
@@ -130,7 +144,9 @@ def _read_arrow(path: Path, kind: str) -> Table:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     _check_names(path, arrow.column_names)
-    return {name: arrow.column(i).to_pylist() for i, name in enumerate(arrow.column_names)}
+    # pandas keeps an index without a name under such names. Of shuffled rows it says where they came from, often their class.
+    shown = [name for name in arrow.column_names if not _HIDDEN_INDEX.fullmatch(name)]
+    return {name: arrow.column(name).to_pylist() for name in shown}
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -151,15 +167,31 @@ def columns(table: Table, wanted: Sequence[str], path: Path) -> Table:
     return {name: table[name] for name in wanted}
 
 
+def known(cells: Sequence[Any]) -> list[Any]:
+    """Cells of a column to predict from: text without spaces around it, None where it stands for a missing value."""
+    return [c if not isinstance(c, str) else None if c.strip().lower() in MISSING else c.strip() for c in cells]
+
+
+def labels(cells: Sequence[Any]) -> list[Any]:
+    """Cells of a column of classes, None where there is no label. "none" is a class, as of "none, mild, severe", unless all others are
+    numbers."""
+    found = known(cells)
+    if all(c is None or not isinstance(c, str) or number(c) is not None for c in found):
+        return found
+    return [c.strip() if isinstance(c, str) and c.strip().lower() == "none" else f for c, f in zip(cells, found, strict=True)]
+
+
 def typed(
-    train: Table, test: Table, train_path: Path, test_path: Path, train_rows: Sequence[int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    train: Table, test: Table, train_path: Path, test_path: Path, train_rows: Sequence[int] | None = None,
+    categorical: Collection[str] = (),
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Object arrays [n, d] and [m, d] of two tables with equal columns; None is a missing value.
 
-    A column whose training cells all read as numbers is numeric in both tables.
+    A column whose training cells all read as numbers is numeric in both tables. In one of text all other cells become text too.
 
     Args:
       train_rows: which rows of its file the training rows are, for messages; None: all of them.
+      categorical: columns that hold categories, whose numbers are compared as written: ids of any length, codes with leading zeros.
 
     Raises:
       DataError: a column of numbers or dates holds text in the test table; infinity; lists.
@@ -170,21 +202,26 @@ def typed(
         return f"{(train_path, test_path)[side]}, row {row + 1}"
 
     out = [np.empty((len(next(iter(t.values()), ())), len(train)), dtype=object) for t in (train, test)]
-    for j, (name, cells) in enumerate(train.items()):
-        for side, column in enumerate((cells, test[name])):
+    for j, (name, raw) in enumerate(train.items()):
+        cells, asked = known(raw), known(test[name])
+        for side, column in enumerate((cells, asked)):
             for i, c in enumerate(column):
                 if isinstance(c, (dict, list)):
                     raise DataError(f'{place(side, i)}: column "{name}" holds {type(c).__name__}, not one value')
-        out[0][:, j], out[1][:, j] = cells, test[name]
+        out[0][:, j], out[1][:, j] = cells, asked
+        if name in categorical:
+            out[0][:, j], out[1][:, j] = [_category(c) for c in cells], [_category(c) for c in asked]
+            continue
         if not any(isinstance(c, str) for c in cells):
             numeric = any(isinstance(c, (int, float)) and not isinstance(c, bool) for c in cells)
         else:
-            numeric = all(c is None or (isinstance(c, str) and number(c) is not None) for c in cells)
+            numeric = all(c is None or _reads_as_number(c) for c in cells)
         if not numeric:
-            if any(isinstance(c, str) for c in cells):  # categories written as text in one file, as numbers in the other
-                out[1][:, j] = [c if c is None or isinstance(c, str) else str(c) for c in test[name]]
+            if any(isinstance(c, str) for c in cells):
+                # Numbers in one file may be text in the other, or in other rows of the same.
+                out[0][:, j], out[1][:, j] = [_text(c) for c in cells], [_text(c) for c in asked]
             elif any(isinstance(c, datetime.date) for c in cells):
-                for i, c in enumerate(test[name]):
+                for i, c in enumerate(asked):
                     if isinstance(c, str):
                         raise DataError(
                             f'{test_path}, row {i + 1}: column "{name}" holds dates in the training table, here the text "{c}"; '
@@ -192,7 +229,7 @@ def typed(
                         )
             continue
         out[0][:, j] = [number(c) if isinstance(c, str) else c for c in cells]
-        for i, c in enumerate(test[name]):
+        for i, c in enumerate(asked):
             if isinstance(c, str):
                 value = number(c)
                 if value is None:
@@ -207,6 +244,31 @@ def typed(
             elif isinstance(cell, float) and math.isinf(cell):
                 raise DataError(f'{place(side, i)}: column "{list(train)[j]}" holds infinity; leave the cell empty or the row out')
     return out[0], out[1]
+
+
+def _reads_as_number(cell: Any) -> bool:
+    return number(cell) is not None if isinstance(cell, str) else isinstance(cell, (int, float)) and not isinstance(cell, bool)
+
+
+def _text(cell: Any) -> str | None:
+    """A cell of a column of text; whole numbers without a decimal point."""
+    if cell is None or isinstance(cell, str):
+        return cell
+    if isinstance(cell, float):
+        return None if math.isnan(cell) else str(int(cell)) if cell.is_integer() else str(cell)
+    return str(cell)
+
+
+def _category(cell: Any) -> Any:
+    """A cell of a column declared categorical: the number it is if it is written as one would write that number, so that codes are in
+    the order of numbers; else the text. "1.0" is 1, as other programs write whole numbers beside missing ones; "01" is not."""
+    text = _text(cell)
+    if text is None:
+        return None
+    if whole := _DECIMAL_ZERO.fullmatch(text):
+        text = whole[1]
+    plain = _PLAIN_NUMBER.fullmatch(text)
+    return text if plain is None else float(text) if plain[2] else int(text)
 
 
 def first_decimal(cells: Sequence[Any]) -> Any:

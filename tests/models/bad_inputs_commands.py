@@ -76,6 +76,19 @@ case(COMMANDS, "a column name twice", DataError, "occur twice: a")(lambda: comma
 case(COMMANDS, "text that is not UTF-8", DataError, "cannot be read as delimited UTF-8 text")(
     lambda: command(train=b"a,b,y\n\xff\xfe,u,no\n")
 )
+case(COMMANDS, "JSON lines that are not UTF-8", DataError, "line 1, cannot be read as UTF-8 text")(
+    lambda: command(test=b'{"a": 1, "b": "\xff"}\n', suffix=".jsonl")
+)
+case(COMMANDS, "numbers and text in one column of JSON lines", None, "text")(
+    lambda: told(test='{"a": 1, "b": 2}\n{"a": 2, "b": "u"}\n', suffix=".jsonl")["rows"] == 2
+)
+case(COMMANDS, "empty text in a column of numbers of JSON lines or Parquet", None, "missing")(
+    lambda: told(test='{"a": "", "b": "u"}\n', suffix=".jsonl")["rows"]
+    == told(test=parquet(a=["NA"], b=["u"]), suffix=".parquet")["rows"] == 1
+)
+case(COMMANDS, "an --out that is the training file", ConfigError, "is the file of --train, which would be lost")(
+    lambda: command("--out", "train.csv", "--overwrite")
+)
 case(COMMANDS, "a line that is not JSON", DataError, "line 1: not JSON")(lambda: command(test="{bad\n", suffix=".jsonl"))
 case(COMMANDS, "a list in a JSON cell", DataError, "holds list, not one value")(
     lambda: command(test='{"a": [1], "b": "u"}\n', suffix=".jsonl")

@@ -194,7 +194,7 @@ case(CELLS, "text", None, "categories")(lambda: len(proba(frame(t=_words()), fra
 case(CELLS, "numbers and text in one column", None, "categories")(
     lambda: len(proba(frame(t=[*["x"] * 12, *range(12)]), frame(t=[*["x"] * 12, *range(12)])))
 )
-case(CELLS, "bytes", None, "categories, decoded as UTF-8")(lambda: len(proba(with_cell(b"\xff"), Q)))
+case(CELLS, "bytes", None, "categories, decoded as UTF-8")(lambda: len(proba(*[frame(t=[b"u", b"\xff", b"w", b"w"] * 6)] * 2)))
 case(CELLS, "free text", UserWarning, "better encoded first")(lambda: _free_text())
 case(CELLS, "truth values", None, "two categories")(lambda: len(proba(frame(t=Y > 0), frame(t=Y > 0))))
 case(CELLS, "a category not seen in fit", None, "missing")(
@@ -211,6 +211,22 @@ case(CELLS, "text where fit had numbers", ValueError, "held numbers in fit but h
 )
 case(CELLS, "numbers as text where fit had numbers", ValueError, "encode it the same way")(
     lambda: fit(X.astype(object)).predict(with_cell("1.5"))
+)
+case(CELLS, "dates where fit had numbers", ValueError, "held numbers in fit but holds dates now")(
+    lambda: fit(frame(d=X[:, 0])).predict(frame(d=_days()))
+)
+case(CELLS, "numbers where fit had durations", ValueError, "held durations in fit but holds numbers now")(
+    lambda: fit(frame(d=_days() - _days()[0])).predict(frame(d=X[:, 0]))
+)
+case(CELLS, "nothing but missing dates where fit had numbers", None, "missing")(
+    lambda: len(fit(frame(d=X[:, 0], e=X[:, 1])).predict(frame(d=pandas().Series([pandas().NaT] * N), e=X[:, 1])))
+)
+case(CELLS, "a stray text in a column of numbers", UserWarning, "23 of 24 different values read as numbers, but '-', for one, does not")(
+    lambda: fit(np.column_stack([[f"{v:.4f}" if i else "-" for i, v in enumerate(X[:, 0])], X[:, 1].astype(object)]))
+)
+case(CELLS, "numbers that are all text", UserWarning, "24 of 24 different values read as numbers, but are text")(lambda: fit(X.astype(str)))
+case(CELLS, "the same in a column declared categorical", None, "a category, without a warning")(
+    lambda: len(proba(*[frame(a=X[:, 0].astype(str), b=X[:, 1])] * 2, categorical_features=["a"]))
 )
 case(CELLS, "dates and times", None, "a number and calendar parts")(lambda: len(proba(frame(d=_days()), frame(d=_days()))))
 case(CELLS, "dates of the years 1 and 9999", None, "the same")(lambda: len(proba(*[frame(d=_far_days())] * 2)))
@@ -288,6 +304,10 @@ case(LABELS, "one class only", None, "that class, with probability 1")(
 case(LABELS, "one training row", None, "its class")(lambda: fit(X[:1], ["u"]).predict(Q[:1]).tolist() == ["u"])
 case(LABELS, "a class with a single row", None, "kept")(
     lambda: proba(X, Q, y=np.r_[2, Y[1:]]).shape == (4, 3)
+)
+case(LABELS, "nullable truth values and whole numbers beyond 2^53", None, "kept as they are")(
+    lambda: [fit(y=pandas().Series(y).convert_dtypes()).classes_.tolist() for y in (Y > 0, Y + 2**53)]
+    == [[False, True], [2**53, 2**53 + 1]]
 )
 case(LABELS, "truth values, categories, negative numbers", None, "kept as they are")(
     lambda: (

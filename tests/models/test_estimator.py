@@ -154,6 +154,17 @@ def test_a_failed_refit_changes_nothing(wrong, table, tiny_weights):
         fresh.predict(other)
 
 
+def test_parameters_set_after_fit_are_checked(table, tiny_weights):
+    X, y = table
+    model = PFNClassifier(n_estimators=1, weights=tiny_weights).fit(X[:60], y[:60])
+    held = model.predict_proba(X[60:62])
+    with pytest.raises(ValueError, match="softmax_temperature is 0"):
+        model.set_params(softmax_temperature=0).predict_proba(X[60:62])
+    with pytest.raises(MissingError, match="nowhere"):
+        model.set_params(softmax_temperature=0.9, weights="nowhere.safetensors").predict_proba(X[60:62])
+    np.testing.assert_array_equal(model.set_params(weights=tiny_weights).predict_proba(X[60:62]), held)
+
+
 def test_degenerate_tables(tiny_weights):
     model = PFNClassifier(weights=tiny_weights)
     one = model.fit([[1.0], [2.0]], ["only", "only"])

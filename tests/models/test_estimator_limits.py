@@ -85,6 +85,15 @@ def test_codes_give_back_what_all_members_agree_on(seed, n_classes, alphabet):
     np.testing.assert_allclose(p, truth, atol=1e-3)
 
 
+def test_a_row_of_many_classes_is_answered_alone_as_among_others():
+    members, _ = plan_members(1, np.zeros((40, 2)), np.arange(40) % 20, Limits(40, 5, 10), np.random.RandomState(0), ("none",))
+    rng = np.random.default_rng(1)
+    said = [rng.dirichlet(np.full(m.n_symbols, 0.3), size=30) for m in members]
+    together = combine(members, said)
+    alone = np.concatenate([combine(members, [s[i : i + 1] for s in said]) for i in range(30)])
+    np.testing.assert_allclose(alone, together, rtol=1e-9)
+
+
 def test_members_that_share_nothing_are_averaged():
     rng = np.random.default_rng(0)
     order = rng.permutation(4)

@@ -247,6 +247,33 @@ def test_predict_names_what_is_wrong(capsys, tables, weights):
     assert code == 3 and "numeric in the training table" in err
 
 
+def test_predict_reads_files_as_they_are_meant(capsys, tables, weights):
+    """Ids as written, "none" among classes, labels and columns written in other ways in the other file; a column named in a warning."""
+    folder, rows = tables, [f"{'NA' if i == 3 else f' c{i}'},{'-' if i == 5 else i},{('none', 'mild')[i % 2]}" for i in range(60)]
+    (folder / "a.csv").write_text("\n".join(["who,dose,y", *rows]))
+    (folder / "b.csv").write_text("\n".join(["who,dose,y", *rows[:6]]))
+    base = ["predict", "--train", folder / "a.csv", "--test", folder / "b.csv", "--target", "y", "--model", weights, "--n-estimators", "1"]
+    code, text, err = run(capsys, *base, "--id", "who", "--json")
+    told = json.loads(text)
+    assert code == 0 and told["classes"] == ["mild", "none"] and told["train_rows"] == 60 and "accuracy" in told
+    assert told["table"]["id"] == [" c0", " c1", " c2", "NA", " c4", " c5"] and len(told["table"]["prediction"]) == 6
+    assert "column 'dose': 59 of 60 different values read as numbers, but '-', for one, does not" in err
+    (folder / "a.csv").write_text("\n".join(["x,y", *(f"{i},{i % 2}.0" for i in range(60))]))
+    (folder / "b.csv").write_text("x,y\n1,1\n2,0.0\n3,other\n")
+    told = json.loads(run(capsys, *base, "--json")[1])
+    right = sum(a == b for a, b in zip(told["table"]["prediction"], ["1", "0"], strict=False))
+    assert told["classes"] == ["0", "1"] and told["accuracy"] == pytest.approx(right / 3)
+
+
+def test_predict_keeps_the_files_it_reads(capsys, tables, weights):
+    before = (tables / "train.csv").read_bytes(), (tables / "test.csv").read_bytes()
+    for flag in ("train", "test"):
+        code, _, err = run(capsys, "predict", "--train", tables / "train.csv", "--test", tables / "test.csv", "--target", "y",
+                           "--model", weights, "--out", tables / f"{flag}.csv", "--overwrite")  # fmt: skip
+        assert code == 2 and f"is the file of --{flag}" in err
+    assert before == ((tables / "train.csv").read_bytes(), (tables / "test.csv").read_bytes())
+
+
 def test_checkpoint_commands(capsys, weights):
     code, text, _ = run(capsys, "inspect", "checkpoint", weights, "--json")
     facts = json.loads(text)
@@ -368,9 +395,14 @@ def test_doctor(run_cli, weights):
     assert found["predict"]["ok"] and found["device_platform"] == "cpu" and "jax" in found["versions"]
 
 
-def test_absent_device_is_exit_code_4(run_cli):
-    done = run_cli("doctor", "--device", "tpu", env={"JAX_PLATFORMS": ""})
-    assert done.returncode == 4 and "not available" in done.stderr and "priorax[tpu]" in done.stderr
+@pytest.mark.parametrize(("device", "extra"), [("tpu", "priorax[tpu]"), ("gpu", "priorax[cuda]")])
+def test_absent_device_is_exit_code_4(run_cli, device, extra):
+    import jax
+
+    if jax.default_backend() == device:
+        pytest.skip(f"there is a {device}")
+    done = run_cli("doctor", "--device", device, env={"JAX_PLATFORMS": ""})
+    assert done.returncode == 4 and "not available" in done.stderr and extra in done.stderr
 
 
 @pytest.mark.heavy
