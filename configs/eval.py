@@ -46,7 +46,8 @@ class SuiteConfig:
         family), ``probes`` (tables whose rule is known).
       tasks: ids, names or paths; for ``synthetic`` and ``probes`` the groups, each of which stands for
         ``synthetic.per_group`` tasks.
-      protocol: name of the protocol used unless another is asked for; see `PROTOCOLS`.
+      protocol: name of the protocol used unless another is asked for; see `PROTOCOLS`. When left out ``official`` for ``synthetic`` and
+        ``probes``, whose tasks say themselves which rows are shown, else ``kfold``.
       description: what the suite is and where it is defined.
       synthetic: how tasks are drawn, for ``synthetic`` and ``probes``.
     """
@@ -54,7 +55,7 @@ class SuiteConfig:
     name: str
     source: Literal["sklearn", "openml", "files", "synthetic", "probes"]
     tasks: tuple[int | str, ...]
-    protocol: str = "kfold"
+    protocol: str = ""
     description: str = ""
     synthetic: SyntheticConfig = SyntheticConfig()
 
@@ -64,6 +65,8 @@ class SuiteConfig:
             raise ValueError("tasks is empty; a suite needs at least one task")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks holds the same task twice")
+        if not self.protocol:
+            object.__setattr__(self, "protocol", "official" if self.source in ("synthetic", "probes") else "kfold")
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {self.protocol!r}; allowed: {', '.join(PROTOCOLS)}")
 

@@ -304,6 +304,9 @@ class Laws:
         for name in positive:
             if getattr(self, name)[0] <= 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be above 0")
+        for name, least in (("roots", 1), ("instructions", 1), ("node_width", 1), ("levels", 2), ("many_levels", 2)):
+            if getattr(self, name)[0] < least:
+                raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be at least {least}")
         for name in ("weight_decay", "family_spread", "column_spread"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"laws.{name} is {getattr(self, name)}; its low end must be at least 0")
@@ -348,6 +351,9 @@ class PriorConfig:
             raise ValueError("prior.components is empty; a prior needs at least one component")
         if not 1.0 <= self.oversample <= 8.0:
             raise ValueError(f"prior.oversample is {self.oversample}; it must lie in [1, 8]")
+        names = [c.name for c in self.components]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"prior.components: two have the name {twice[0]!r}; give every component a name of its own")
         if sum(c.weight for c in self.components) <= 0:
             raise ValueError("prior.components: all weights are zero")
         if self.version != ENGINE_VERSION:

@@ -137,9 +137,14 @@ class Recipe:
 
 
 def load_recipe(name: str | Path = "nano", overrides: Mapping[str, str] | None = None) -> Recipe:
-    """Loads a recipe preset by name, or a YAML file by path.
+    """Loads a recipe preset by name, or a YAML file by path. The file of a prior that it names is looked for in the working directory,
+    then beside it.
 
     Raises:
       ConfigError: for an unknown name (the nearest ones are named), an unknown key, or a value out of range.
     """
-    return load_preset("recipes", name, Recipe, overrides=overrides)
+    recipe = load_preset("recipes", name, Recipe, overrides=overrides)
+    beside = Path(name).expanduser().parent / recipe.prior
+    if recipe.prior.endswith((".yaml", ".yml")) and not Path(recipe.prior).expanduser().is_file() and beside.is_file():
+        recipe = dataclasses.replace(recipe, prior=str(beside.resolve()))
+    return recipe

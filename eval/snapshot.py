@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ import numpy as np
 
 from ..configs.errors import ConfigError, DataError, MissingError, PrioraxError, require
 from ..configs.files import replacing, sha256_of, write_text
-from .suites import DataSet, Split, Suite, load_suite
+from .suites import DataSet, Split, Suite, load_suite, pick_tasks
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
 
 def prefetch(
-    suite: Any, out: str | Path, *, openml_cache: str | Path | None = None, log: Callable[..., None] | None = None
-) -> dict[str, Any]:
+    suite: Any, out: str | Path, *, openml_cache: str | Path | None = None, tasks: Sequence[str] | None = None,
+    log: Callable[..., None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Copies every task of a suite into a folder that `load_suite` reads without network.
 
     Tasks already there are kept; tasks that cannot be loaded are listed under ``missing`` with their reason, and tried
@@ -29,6 +30,7 @@ def prefetch(
     Args:
       suite, openml_cache: see `load_suite`.
       out: the folder.
+      tasks: only these; the folder then holds a suite of those alone, and further calls add to it.
       log: called as ``log("prefetch.task", task=..., status=...)``, and for every error of a server as
         ``log("eval.server_error", ...)``.
 
@@ -37,11 +39,12 @@ def prefetch(
       ``server_errors`` (those of this call, also those after which another attempt succeeded).
 
     Raises:
-      ConfigError: the folder holds another suite.
+      ConfigError: the folder holds another suite, or the suite has no such task.
     """
     pyarrow = require("pyarrow", "eval", "writing a snapshot")
     pandas = require("pandas", "eval", "writing a snapshot")
     suite = load_suite(suite, openml_cache)
+    wanted = pick_tasks(suite, tasks)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / MANIFEST
@@ -51,7 +54,8 @@ def prefetch(
         if held["suite"] != suite.name:
             raise ConfigError(f'{out} holds the suite "{held["suite"]}", not "{suite.name}"; use another folder')
         manifest["tasks"] = held["tasks"]
-    manifest |= {"protocol": suite.config.protocol, "ids": suite.ids, "server_errors": []}
+    ids = [task for task in suite.ids if task in {*wanted, *manifest["tasks"]}]
+    manifest |= {"protocol": suite.config.protocol, "ids": ids, "server_errors": []}
 
     def server_error(fields: dict[str, Any]) -> None:
         manifest["server_errors"].append(fields)
@@ -59,7 +63,7 @@ def prefetch(
             log("eval.server_error", **fields)
 
     suite.on_server_error = server_error
-    for task in suite.ids:
+    for task in wanted:
         if task not in manifest["tasks"]:
             try:
                 manifest["tasks"][task] = _write(suite.load(task), out, _free_stem(manifest["tasks"]), pandas, pyarrow)

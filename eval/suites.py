@@ -226,6 +226,18 @@ def load_file(spec: str) -> DataSet:
         categorical = [c.levels is not None or c.values.dtype.kind in "bO" for c in read_table(X)]
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}") from None
+    numbers = X.select_dtypes("number").to_numpy(dtype=float, na_value=np.nan)
+    if np.isinf(numbers).any():
+        row, column = np.argwhere(np.isinf(numbers))[0]
+        raise DataError(
+            f'{file}, row {row + 1}: column "{X.select_dtypes("number").columns[column]}" holds infinity; leave the cell empty or the row out'
+        )
+    held = frame[target]
+    if pandas.api.types.is_float_dtype(held) and not held.isna().any() and len(decimals := held[held % 1 != 0]):
+        raise DataError(
+            f'column "{target}" of {file} holds decimal numbers ({decimals.iloc[0]}, for one); regression is not supported. Turn them into '
+            "classes first, e.g. low, middle and high"
+        )
     data = make_data_set(file.name, file.stem, X, frame[target], categorical, None, str(file))
     return dataclasses.replace(data, target=told)
 

@@ -27,6 +27,9 @@ from .plan import CohortPlan, TaskPlan
 from .propagate import REFERENCE_ROWS, Intervention, MechanismParams, propagate
 from .target import Settled, assign_classes, label_columns, settled_classes
 
+MOST_VALUE = 1e4
+"""Size that an intervention may give a node; mechanisms end there too."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,13 @@ class SCM:
           dict of `nodes` f32[B, N, W, r], `columns` f32[B, r, F] (rounding and outliers included, before values go missing) and `y` i32[B, r] (class codes before the table renames
           them). Where the rows of the table all fell into one class, `y` splits the score where the table did, or throws the
           table's coin, which no intervention moves; classes that the table merged for want of context rows are merged.
+
+        Raises:
+          ValueError: ``rows`` is not a whole number, or addresses are not whole numbers in [0, 2**32).
         """
+        asked = np.asarray(rows)
+        if asked.dtype.kind not in "iu" or asked.ndim > 1 or (asked < 0).any() or (asked >= 2**32).any():
+            raise ValueError(f"rows is {rows!r}; give how many, or row addresses: whole numbers from 0 to 2**32 - 1")
         address = jnp.arange(rows, dtype=jnp.uint32) if np.ndim(rows) == 0 else jnp.asarray(rows, jnp.uint32)
         return _sample(self, address, _nothing(self) if do is None else do)
 
@@ -104,7 +113,7 @@ class SCM:
           shift: add the values instead of setting them.
 
         Raises:
-          ValueError: for a node or dimension outside the model, or a value that is not finite.
+          ValueError: for a node or dimension outside the model, or a value that is not finite or beyond `MOST_VALUE` in size.
         """
         n, w = self.sizes.nodes, self.sizes.width
         keep, add = np.ones((n, w), np.float32), np.zeros((n, w), np.float32)
@@ -120,8 +129,10 @@ class SCM:
                 raise ValueError(f"do({where!r}): the model has nodes 0..{n - 1} with dimensions 0..{w - 1}")
             if not bool(np.asarray(self.plan.active)[:, node].all()):
                 raise ValueError(f"do({where!r}): node {node} is not in use in this task")
-            if not isinstance(value, numbers.Real) or not np.isfinite(value):
-                raise ValueError(f"do({where!r}): value {value!r} is not a finite number")
+            if not isinstance(value, numbers.Real) or not abs(value) <= MOST_VALUE:
+                raise ValueError(
+                    f"do({where!r}): value {value!r} is not a number from {-MOST_VALUE:g} to {MOST_VALUE:g}; nodes have variance 1"
+                )
             for d in dims:
                 keep[node, d], add[node, d] = (1.0 if shift else 0.0), value
         tile = lambda v: jnp.broadcast_to(v, (self.n_tasks, n, w))

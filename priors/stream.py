@@ -88,9 +88,10 @@ def sample(
         value changes last bits only.
 
     Returns:
-      TaskBatch with one task per id, in the order given. `info` holds task_id, component, graph, target, missing
-      (indices into the name tuples of `configs.prior`), n_nodes, n_edges, n_causes and n_effects (columns upstream of the
-      target or on its node, and downstream of it; for a class that reads columns, a rule or a sum, their number and 0),
+      TaskBatch with one task per id, in the order given. `info` holds task_id, component (index into ``prior.components``), graph and
+      target (into `GRAPHS` and `TARGETS` of `configs.prior`), missing (0 none, else 1 + the index into its `MISSINGNESS`), n_nodes,
+      n_edges, n_causes and n_effects (columns upstream of the target's nodes or on one, and downstream of one: where two nodes decide and
+      one descends from the other, a column may count twice; for a class that reads columns, a rule or a sum, their number and 0),
       label_noise, noise_share (of the target node's variance, by the plan; 0 for a root, 1 for a node without parents; it
       says nothing where the class reads columns) and fallback (0 none, 1 class by a median split, 2 class at random, when a
       task's rows all fell into one class; n_causes and n_effects are of what made the class then). Where `context` has fewer

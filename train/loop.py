@@ -31,7 +31,7 @@ from .heldout import other_tasks_held_out
 from .logs import Progress
 from .programs import compile_programs
 from .result import UNKNOWN_HORIZON, Moment, PretrainResult
-from .rundir import WEIGHTS, RunDirectory
+from .rundir import WEIGHTS, RunDirectory, check_request
 from .state import TrainState, init_state
 from .step import idle, kind_of, mean_of_good, pick_devices, place, put, replicate
 from .tasks import SamplerFactory, task_key
@@ -105,10 +105,7 @@ def pretrain(
             raise ConfigError(f"{name} is {value}; it must be above 0")
     if cfg.steps is None and time_limit is None and total_time is None and cfg.time_limit is None:
         raise ConfigError("train.steps is null, which needs a time limit: give one, or set train.steps")
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed}; it must lie in [0, 2**63)")
-    if seed == cfg.validation_seed:
-        raise ConfigError(f"seed {seed} draws the tasks of train.validation_seed; held-out tasks would be training tasks")
+    check_request(recipe, seed)
     prior = load_prior(recipe.prior) if prior is None else prior
     if sampler_factory is None:
         recipe.check_classes(prior)

@@ -91,9 +91,8 @@ class RunDirectory:
     def _starting_weights(self, start_from: str, goes_on: bool) -> LoadedWeights:
         kept = self.out / START
         goes_on = goes_on and kept.is_file()
-        source = default_weights_path() if start_from == "default" else Path(start_from).expanduser()
-        found = load_weights(kept if goes_on else source)
-        check_can_start(self.recipe.model, found.cfg, f"{start_from} ({found.meta.get('recipe', 'unnamed')})")
+        source = kept if goes_on else _source(start_from)
+        found = _load_start(self.recipe, source)
         if not goes_on:
             with self._writing(START), replacing(kept) as temporary:
                 shutil.copyfile(source, temporary)
@@ -214,10 +213,40 @@ class RunDirectory:
             ) from error
 
 
+def check_request(recipe: Recipe, seed: int, out: Path | None = None) -> None:
+    """Refuses a run that cannot begin, before anything is written or an older run is removed.
+
+    Args:
+      out: where the run is to be; only needed where the weights it starts from are not kept there yet.
+
+    Raises:
+      ConfigError: the seed is out of range or that of the held-out tasks; the network cannot start from the weights the recipe names.
+      MissingError, DataError: those weights cannot be read.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; it must lie in [0, 2**63)")
+    if seed == recipe.train.validation_seed:
+        raise ConfigError(f"seed {seed} draws the tasks of train.validation_seed; held-out tasks would be training tasks")
+    if out is not None and recipe.start_from is not None:
+        _load_start(recipe, _source(recipe.start_from))
+
+
+def _source(start_from: str) -> Path:
+    return default_weights_path() if start_from == "default" else Path(start_from).expanduser()
+
+
+def _load_start(recipe: Recipe, path: Path) -> LoadedWeights:
+    found = load_weights(path)
+    check_can_start(recipe.model, found.cfg, f"{recipe.start_from} ({found.meta.get('recipe', 'unnamed')})")
+    return found
+
+
 def _neutral(recipe: Recipe) -> Recipe:
+    """A recipe without what may differ between legs of a run. The prior is compared by what it holds, not by its name, which may be
+    the path of a file that is elsewhere now."""
     defaults = {name: getattr(type(recipe.train)(), name) for name in _MAY_CHANGE}
     model = dataclasses.replace(recipe.model, attention="auto")  # kernels of a machine: legs on different ones are one run
-    return dataclasses.replace(recipe, description="", model=model, train=dataclasses.replace(recipe.train, **defaults))
+    return dataclasses.replace(recipe, description="", prior="", model=model, train=dataclasses.replace(recipe.train, **defaults))
 
 
 def _is_prior(path: Path, prior: PriorConfig) -> bool:

@@ -39,6 +39,7 @@ class Log:
     held_loss: np.ndarray
     held_auc: np.ndarray
     decayed: np.ndarray
+    last_tasks: float
 
 
 def read_log(run: str | Path) -> Log:
@@ -72,6 +73,7 @@ def read_log(run: str | Path) -> Log:
     column = lambda name: np.array([r[name] for r in held], np.float64)
     return Log(
         name=run.name if run.is_dir() else run.parent.name,
+        last_tasks=float(steps[-1]["tasks_seen"]),
         tasks=np.array([r["tasks_seen"] for r in steps], np.float64)[full],
         loss=np.array([r["loss"] for r in steps], np.float64)[full],
         held_tasks=np.array([tasks[r["step"]] for r in held], np.float64),
@@ -184,7 +186,7 @@ def scaling(runs: Sequence[str | Path], factors: Sequence[float] = (2, 10, 100),
         pick = np.sort(rng.integers(len(tasks), size=len(tasks)))
         if len(np.unique(tasks[pick])) >= 4:
             draws.append((fit_loss(tasks[pick], loss[pick], found["loss"]), None if auc is None else fit_auc(tasks[pick], auc[pick])))
-    now = float(max(tasks.max(), *(log.tasks.max(initial=0) for log in logs)))
+    now = float(max(log.last_tasks for log in logs))
     found["tasks_so_far"], found["expected"] = now, []
     for factor in (1, *factors):
         at = factor * now

@@ -46,7 +46,7 @@ def predict_point(settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
       fresh: also time processes of their own.
 
     Returns:
-      The sizes, and seconds: ``process_s`` and ``process_no_cache_s`` (a new process: import, fit, predict; with the
+      The sizes, the first digits of the weights' SHA-256, and seconds: ``process_s`` and ``process_no_cache_s`` (a new process: import, fit, predict; with the
       compile cache of this machine, and with an empty one), ``first_s`` (fit and predict, first time in this process);
       with p50, p95, least and most over the repeats: ``fit_predict_s``, ``predict_s`` (context cached), ``one_row_s``
       (one row, context cached); ``peak_mb``.
@@ -55,7 +55,7 @@ def predict_point(settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
 
     s = settings
     x, y, query = table(s["context"], s["columns"], s["queries"], s["classes"], s["seed"])
-    point: dict[str, Any] = {name: s[name] for name in ("context", "columns", "queries", "n_estimators")}
+    point: dict[str, Any] = {name: s[name] for name in ("context", "columns", "queries", "classes", "n_estimators")}
     if fresh:
         point |= _fresh(s)
 
@@ -65,6 +65,7 @@ def predict_point(settings: dict[str, Any], *, fresh: bool) -> dict[str, Any]:
     start = time.perf_counter()
     model = fitted()
     model.predict_proba(query)
+    point["weights"] = model.weights_hash_[:12]
     point["first_s"] = round(time.perf_counter() - start, 3)
     model.predict_proba(query[:1])
     point["fit_predict_s"] = timed(lambda: fitted().predict_proba(query), s["repeats"])
@@ -92,7 +93,7 @@ def tabicl_beside(point: dict[str, Any], settings: dict[str, Any], *, fresh: boo
     asked = settings | {"threads": runtime.cpu_count()}
     found = _ask(command, asked, {})
     found["process_s"] = _ask(command, asked | {"once": True}, {})["process_s"] if fresh else None
-    sizes = {name: settings[name] for name in ("context", "columns", "queries")} | {"n_estimators": 1}
+    sizes = {name: settings[name] for name in ("context", "columns", "queries", "classes")} | {"n_estimators": 1}
     network = f"tabicl {found['version']}, {found['parameters'] / 1e6:.1f} M parameters, random weights"
     return {"network": network} | {name: sizes.get(name, found.get(name)) for name in point}
 

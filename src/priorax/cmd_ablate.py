@@ -74,7 +74,7 @@ class Ablate(options.OutDir):
         seconds = None if self.seconds is None else options.seconds(self.seconds, "--seconds")
         tasks = (self.n_tasks or TASKS) if seconds is None else None
         variants = self._variants(settings)
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        out = output.open_out(self.out, "bench ablate", overwrite=self.overwrite, resume=self.resume)
         asked = {"recipe": self.recipe, "tasks": tasks, "seconds": seconds, "seed": self.seed}
         output.write_run(out, "bench ablate", asked)
         about = {

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -261,36 +261,37 @@ def _table(points: list[dict[str, Any]]) -> str:
     return output.table([[show(v) for v in p.values()] for p in points], list(points[0]))
 
 
-def _base(path: Path) -> dict[str, dict[str, Any]]:
-    """The points of an earlier run by what they measure."""
+def _base(path: Path) -> list[dict[str, Any]]:
+    """The points of an earlier run."""
     try:
         old = json.loads(path.read_text())
         old = old["points"] if isinstance(old, dict) else old
-        return {_key(p): p for p in old if _is_ours(p)}
+        return [dict(p) for p in old if _is_ours(p)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"--compare {path} cannot be read as a benchmark result: {error}") from None
 
 
-def _compare(
-    points: list[dict[str, Any]], old: dict[str, dict[str, Any]], base: Path, measure: str, higher: bool, percent: float
-) -> None:
+def _compare(points: list[dict[str, Any]], old: list[dict[str, Any]], base: Path, measure: str, higher: bool, percent: float) -> None:
+    # What no point of an earlier version says of itself cannot be compared.
+    names = [name for name in _MEASURED if any(name in p for p in old)]
+    key = lambda point: _key(point, names)
     try:
-        table = {key: point[measure]["median"] for key, point in old.items()}
+        table = {key(point): point[measure]["median"] for point in old}
     except (KeyError, TypeError) as error:
         raise DataError(f"--compare {base} is the result of another benchmark: its points have no {error}") from None
     ours = [p for p in points if _is_ours(p)]
-    if ours and not any(_key(p) in table for p in ours):
-        raise DataError(f"--compare {base} holds none of the points measured ({'; '.join(map(_key, ours))}): nothing to compare with")
+    if ours and not any(key(p) in table for p in ours):
+        raise DataError(f"--compare {base} holds none of the points measured ({'; '.join(map(key, ours))}): nothing to compare with")
     worse = []
     for p in ours:
-        if _key(p) not in table:
-            output.log(f"warning: {_key(p)} is not in {base} and is not compared")
+        if key(p) not in table:
+            output.log(f"warning: {key(p)} is not in {base} and is not compared")
             continue
-        before, now = table[_key(p)], p[measure]["median"]
+        before, now = table[key(p)], p[measure]["median"]
         change = 100 * (now / before - 1) * (1 if higher else -1)
-        output.log(f"{_key(p)}: {measure} {before:g} -> {now:g} ({change:+.1f} %)")
+        output.log(f"{key(p)}: {measure} {before:g} -> {now:g} ({change:+.1f} %)")
         if change < -percent:
-            worse.append(f"{_key(p)}: {measure} {before:g} -> {now:g}")
+            worse.append(f"{key(p)}: {measure} {before:g} -> {now:g}")
     if worse:
         raise ThresholdError(f"worse than {base} by more than {percent:g} %: {'; '.join(worse)}")
 
@@ -299,7 +300,13 @@ def _is_ours(point: dict[str, Any]) -> bool:
     return point.get("network", "priorax") == "priorax"
 
 
-def _key(point: dict[str, Any]) -> str:
-    names = ("preset", "recipe", "rows", "context", "columns", "score_columns", "queries", "n_estimators")
+_MEASURED = (
+    "preset", "recipe", "recipe_sha256", "devices", "tasks_per_call", "weights", "rows", "context", "columns", "score_columns",
+    "queries", "classes", "n_estimators",
+)  # fmt: skip
+"""What must be equal of two points for their rates to be compared."""
+
+
+def _key(point: dict[str, Any], names: Sequence[str]) -> str:
     # Results from before there were scores do not say that they have none.
     return " ".join(f"{n}={point[n]}" for n in names if n in point and (point[n] or n != "score_columns"))

@@ -109,7 +109,7 @@ class Demo(options.Common):
                 ours = json.loads(record.read_text()).get("command") == "demo"
             except ValueError:
                 ours = False
-        return output.open_out(self.out, overwrite=ours)
+        return output.open_out(self.out, "demo", overwrite=ours)
 
     def _evaluate(self, weights: Path, out: Path, protocol: Any, tasks: tuple[str, ...]) -> Any:
         from priorax.eval.harness import evaluate

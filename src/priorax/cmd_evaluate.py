@@ -51,6 +51,7 @@ class Evaluate(options.OutDir):
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.eval import changes, check_evaluation, evaluate, evaluation_report, leaderboard, load_result
+        from priorax.eval.report import Section
 
         limits = [_limit(text) for text in self.fail_under]
         if self.jobs < 1:
@@ -66,7 +67,7 @@ class Evaluate(options.OutDir):
             self.suite, methods, self.protocol, held, seed=self.seed,
             openml_cache=self.openml_cache, n_estimators=self.n_estimators, tasks=self.tasks or None,
         )  # fmt: skip
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume) if self.out else None
+        out = output.open_out(self.out, "evaluate", overwrite=self.overwrite, resume=self.resume) if self.out else None
         if out:
             output.write_run(out, "evaluate", {"suite": self.suite, "methods": methods, "seed": self.seed})
             output.write_json(out / "env.json", runtime.environment())
@@ -84,8 +85,12 @@ class Evaluate(options.OutDir):
         }  # fmt: skip
         if compared:
             summary["compared"] = compared
+        extra = []
+        if note := self._alone():
+            summary["network_alone"] = note
+            extra.append(Section("The network alone", "", note))
         if out:
-            summary["report"] = evaluation_report(result, out / "report.html", compared=compared)
+            summary["report"] = evaluation_report(result, out / "report.html", compared=compared, extra=extra)
             summary["results"] = out
             summary["not_in_report"] = _left_out(result, out)
         if self.json:
@@ -102,6 +107,16 @@ class Evaluate(options.OutDir):
             if not (mean >= value if higher else mean <= value):
                 raise ThresholdError(f"mean {metric} of {result.methods[0]} is {mean:.5f}, asked for was {value:g}")
 
+    def _alone(self) -> str | None:
+        """What to tell of weights that were evaluated with ridge scores only, under which an untrained network looks like a good one."""
+        given = [model for model in self.model if model != "none"]
+        if not given or any("ridge_scores=none" in model for model in given):
+            return None
+        return (
+            "The estimator shows every network the scores of ridge regressions beside the table, which answer well by themselves. What "
+            f'the network has learned: --model "{given[0].partition("?")[0]}?ridge_scores=none"'
+        )
+
     def _methods(self) -> list[str]:
         methods = [f"priorax:{m}" for m in self.model if m != "none"] or ([] if self.model else ["priorax"])
         if not self.baselines:  # a flag without values; before they could be several it was refused
@@ -115,23 +130,27 @@ class Evaluate(options.OutDir):
             seconds = options.seconds(self.tune, "--tune")
             methods += [f"{name} tuned={name}?seconds={seconds:g}" for name in names if name in SPACES]
         for model in self.model:
-            if model != "none" and not Path(model.partition("?")[0]).is_file():
+            file = Path(model.partition("?")[0])
+            if model != "none" and not file.is_file():
                 raise MissingError(f"--model {model}: no such file")
+            if self.overwrite and self.out is not None and self.out.expanduser().resolve() in file.resolve().parents:
+                raise ConfigError(f"--model {model} lies in --out {self.out}, which --overwrite would delete; give another --out")
         if not methods:
             raise ConfigError("--model none and --baselines none leave nothing to evaluate")
         return methods
 
     def _prefetch(self) -> None:
         from priorax.eval import load_suite, prefetch
+        from priorax.eval.suites import pick_tasks
 
         if self.out is None:
             raise ConfigError("--prefetch needs --out, the directory to fill")
-        load_suite(self.suite, self.openml_cache)  # before --overwrite removes anything
+        pick_tasks(load_suite(self.suite, self.openml_cache), self.tasks or None)  # before --overwrite removes anything
         for module in ("pyarrow", "pandas"):
             require(module, "eval", "--prefetch")
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        out = output.open_out(self.out, "evaluate --prefetch", overwrite=self.overwrite, resume=self.resume)
         output.write_run(out, "evaluate --prefetch", {"suite": self.suite})
-        manifest = prefetch(self.suite, out, openml_cache=self.openml_cache, log=output.log_event)
+        manifest = prefetch(self.suite, out, openml_cache=self.openml_cache, tasks=self.tasks or None, log=output.log_event)
         missing = manifest["missing"]
         size = sum(path.stat().st_size for path in out.iterdir())
         if self.json:
@@ -191,6 +210,8 @@ def _show(result: Any, board: list[dict[str, Any]], summary: dict[str, Any]) -> 
         print(f"server errors met and retried: {len(summary['server_errors'])}")
     if "compared" in summary:
         print("\n".join(_compared(summary["compared"])))
+    if "network_alone" in summary:
+        print(summary["network_alone"])
     if "report" in summary:
         print(f"\nreport: {summary['report']}")
 

@@ -81,13 +81,15 @@ class Generate(options.OutDir):
             self.group_size, missing, self.with_graph, self.with_info, self.schema, self.token_budget,
         )  # fmt: skip
         shard = self._shard()
+        if prior.oversample > 1:
+            output.log(output.unfiltered(prior))
         if self.dry_run:
             raw = self.n_tasks * self.rows * (self.columns + 1) * 4
             self._show({**spec.summary(), "files": spec.n_parts, "uncompressed_mb_at_most": round(raw / 1e6, 1)})
             return
         for module in FORMATS[form].needs:  # before an older dump is removed
             require(module, "dumps", f"--format {self.format}")
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        out = output.open_out(self.out, "generate", overwrite=self.overwrite, resume=self.resume)
         dump.check_settings(out, spec)  # refused settings are not to be noted as those of the folder
         output.write_run(out, "generate", spec.summary())
         mine = sum(len(spec.part_ids(p)) for p in range(shard[0], spec.n_parts, shard[1]))

@@ -49,7 +49,7 @@ class InspectMembers(options.Common):
             wrong = f"--laws {' '.join(sorted(unknown))}" if unknown else f"--n-tasks {self.n_tasks}"
             raise ConfigError(f"{wrong}: laws are {', '.join(groups)}; a member needs at least 1 task")
         check_draw(self.seed, self.n_tasks, self.rows, self.columns)
-        out = output.open_out(self.out, overwrite=self.overwrite)
+        out = output.open_out(self.out, "inspect members", overwrite=self.overwrite)
         output.write_run(out, "inspect members", {"seed": self.seed, "laws": list(self.laws) or list(groups)})
         sections, drawn = [], 0
         for law, members in groups.items():

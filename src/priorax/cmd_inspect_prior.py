@@ -51,9 +51,11 @@ class InspectPrior(options.Common):
             )
         prior = load_prior(self.prior, overrides=settings)
         summary.check_draw(self.seed, self.n_tasks, self.rows, self.columns)
-        out = output.open_out(self.out, overwrite=self.overwrite) if self.out else None
+        out = output.open_out(self.out, "inspect prior", overwrite=self.overwrite) if self.out else None
         if out:
             output.write_run(out, "inspect prior", {"prior": prior.name, "seed": self.seed})
+        if prior.oversample > 1:
+            output.log(output.unfiltered(prior))
         tasks = summary.draw(prior, self.seed, range(self.n_tasks), self.rows, self.columns, graph=True)
         # Runs of eight neighbours share a cohort; take one of each run first, so that the few are diverse.
         order = sorted(range(len(tasks)), key=lambda i: (i % 8, i))

@@ -51,17 +51,18 @@ class Pretrain(options.OutDir):
     """Show the resolved recipe, train nothing."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.configs import config_digest, load_prior, load_recipe, to_dict, to_yaml
+        from priorax.configs import config_digest, load_recipe, to_dict, to_yaml
 
         if self.prior is not None:
-            settings = {"prior": self.prior, **settings}
+            settings = {"prior": _whole_path(self.prior), **settings}
         if self.start_from is not None:
             settings = {"start_from": self._weights(self.start_from), **settings}
         if self.steps is not None:
             settings = {"train.steps": str(self.steps), **settings}
             settings.setdefault("train.time_limit", "null")
         recipe = load_recipe(self.recipe, overrides=settings)
-        recipe.check_classes(load_prior(recipe.prior))
+        prior = self._load_prior(recipe.prior)
+        recipe.check_classes(prior)
         limit = None if self.time_limit is None else options.seconds(self.time_limit, "--time-limit")
         total = None if self.total_time is None else options.seconds(self.total_time, "--total-time")
         if limit is None and total is None and recipe.train.time_limit is None and recipe.train.steps is None:
@@ -78,13 +79,13 @@ class Pretrain(options.OutDir):
         from priorax.train import Team, leave, pretrain
 
         team = Team()
-        seed = team.lead(self._open, recipe.name)
+        seed = team.lead(self._open, recipe)
         tell = _events if self.log == "json" and team.leads else None
         age = _process_age()
         left = None if limit is None else max(limit - age, 0.1)  # the limit counts from the start of the process
         out = self.out.expanduser()
         result = pretrain(recipe, out, seed=seed, resume=self.resume, time_limit=left, total_time=total,
-                          log=tell, quiet=self.quiet or self.log == "json", may_exit=True)  # fmt: skip
+                          prior=prior, log=tell, quiet=self.quiet or self.log == "json", may_exit=True)  # fmt: skip
         leave()
         if result.interrupted:
             number = int(result.interrupted)
@@ -116,15 +117,29 @@ class Pretrain(options.OutDir):
         """The path made absolute, since a run can be resumed from elsewhere."""
         return given if given == "default" else str(Path(given).expanduser().resolve())
 
-    def _open(self, recipe: str) -> int:
-        """Opens the run directory; the seed of the run."""
-        from priorax.train.rundir import seed_of_run
+    def _load_prior(self, name: str) -> Any:
+        """The recipe's prior; of a run that is resumed elsewhere, where the file it names is not, the one the run holds."""
+        from priorax.configs import load_prior
 
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
-        known = seed_of_run(out) if self.resume else None
+        kept = self.out.expanduser() / "prior.yaml"
+        named_file = name.endswith((".yaml", ".yml"))
+        if self.resume and self.prior is None and named_file and not Path(name).expanduser().is_file() and kept.is_file():
+            return load_prior(kept)
+        return load_prior(name)
+
+    def _open(self, recipe: Any) -> int:
+        """Opens the run directory; the seed of the run."""
+        from priorax.train.rundir import check_request, seed_of_run
+
+        folder = self.out.expanduser()
+        known = seed_of_run(folder) if self.resume else None
         seed = (known or 0) if self.seed is None else self.seed
+        if self.overwrite and recipe.start_from is not None and folder.resolve() in Path(recipe.start_from).resolve().parents:
+            raise ConfigError(f"--start-from {recipe.start_from} lies in --out {folder}, which --overwrite would delete; give another --out")
+        check_request(recipe, seed, None if self.resume else folder)  # before an older run is removed
+        out = output.open_out(self.out, "pretrain", overwrite=self.overwrite, resume=self.resume)
         if known in (None, seed):  # another seed will be refused and is not to be noted as that of the run
-            output.write_run(out, "pretrain", {"recipe": recipe, "seed": seed})
+            output.write_run(out, "pretrain", {"recipe": recipe.name, "seed": seed})
         return seed
 
     def _show(self, result: Any) -> None:
@@ -143,6 +158,11 @@ class Pretrain(options.OutDir):
             print("held-out tasks not measured: that would not fit into the time; --train.validation-tasks N takes fewer")
             return
         print(f"held-out tasks loss {held['loss']:.4f}, accuracy {held['accuracy']:.4f}, ROC AUC {held['roc_auc']:.4f}")
+
+
+def _whole_path(prior: str) -> str:
+    """The path of a prior file made absolute, since a run can be resumed from elsewhere; a name as it is."""
+    return str(Path(prior).expanduser().resolve()) if prior.endswith((".yaml", ".yml")) or "/" in prior else prior
 
 
 def _events(record: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ class Scaling(options.Common):
 
         if not self.runs:
             raise ConfigError("give at least one directory of a run")
-        if min(self.factors, default=1) <= 0:
-            raise ConfigError("--factors must be above 0")
+        if not all(0 < factor < math.inf for factor in self.factors):
+            raise ConfigError("--factors must be finite numbers above 0")
         out = output.check_out_file(self.out, self.overwrite) if self.out else None
         found = scaling(self.runs, self.factors)
         if out:

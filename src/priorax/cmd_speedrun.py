@@ -73,7 +73,7 @@ class Speedrun(options.OutDir):
             "suite": suite.name, "data_sets": {c.id: c.name for c in courses}, "recipe": recipe.name,
             "recipe_sha256": config_digest(recipe), "seed": self.seed, "forest_seed": self.forest_seed,
         }  # fmt: skip
-        out = output.open_out(self.out, overwrite=self.overwrite, resume=self.resume)
+        out = output.open_out(self.out, "bench speedrun", overwrite=self.overwrite, resume=self.resume)
         before = _before(out / RESULTS, what)
         output.write_run(out, "bench speedrun", what)
         for record in left_out:

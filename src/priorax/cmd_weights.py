@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class WeightsUnpack(options.Common):
         if self.json:
             output.emit_json({"run": str(made)})
         else:
-            print(f"{made}: go on with priorax pretrain --recipe {made / 'config.yaml'} --out {made} --resume")
+            recipe, run = shlex.quote(str(made / "config.yaml")), shlex.quote(str(made))
+            print(f"{made}: go on with priorax pretrain --recipe {recipe} --out {run} --resume")
 
 
 def describe(path: Path, verify: bool = False) -> dict[str, Any]:

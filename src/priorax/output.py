@@ -107,15 +107,15 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
 
 
-def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Makes the output directory ready.
+def open_out(out: Path, command: str, *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Makes the output directory of a command ready.
 
     Commands write `run.json` right after this, so a folder that holds something else only is somebody's own: it is neither
-    deleted nor written into.
+    deleted nor written into. Nor is what another command made.
 
     Raises:
       ConfigError: it is a file; or it holds something and neither ``overwrite`` nor ``resume`` was given; or both were;
-        or what it holds was not made by priorax; or it cannot be created.
+        or what it holds was not made by this command of priorax; or it cannot be created.
     """
     out = Path(out).expanduser()
     if overwrite and resume:
@@ -125,9 +125,15 @@ def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Pat
     if out.exists() and any(not _unfinished(p) for p in out.iterdir()):
         if not overwrite and not resume:
             raise ConfigError(f"{out} is not empty. Use --resume, --overwrite or another --out.")
+        other = _made_by(out)
+        if other not in (None, command):
+            verb = "delete it" if overwrite else "write into it"
+            raise ConfigError(
+                f"{out} was made by priorax {other}, so priorax {command} will not {verb}; give another --out, or remove the folder yourself"
+            )
         if overwrite and not (out / RUN_FILE).is_file():
             raise ConfigError(f"{out} was not made by priorax (no {RUN_FILE}), so --overwrite will not delete it")
-        if resume and not any(all((out / n).exists() for n in names) for names in ((RUN_FILE,), *FROM_PYTHON)):
+        if resume and not any(all((out / n).exists() for n in names) for names in ((RUN_FILE,), FROM_PYTHON.get(command, (RUN_FILE,)))):
             raise ConfigError(
                 f"{out} was not made by priorax (no {RUN_FILE}), so --resume will not write into it: there is nothing to go on "
                 "with. Give the --out of the run to resume, or a new one without --resume"
@@ -145,9 +151,18 @@ def open_out(out: Path, *, overwrite: bool = False, resume: bool = False) -> Pat
 
 RUN_FILE = "run.json"
 
-FROM_PYTHON = (("dump.json",), ("prior.yaml", "checkpoints"), ("evaluation.json",))
+FROM_PYTHON = {"generate": ("dump.json",), "pretrain": ("prior.yaml", "checkpoints"), "evaluate": ("evaluation.json",)}
 """What `write_dump`, `pretrain` (or `unpack`) and `evaluate` leave in a folder when they are called without a command, which may
 go on with it."""
+
+
+def _made_by(out: Path) -> str | None:
+    """The command that made a folder, where it says so."""
+    try:
+        found = json.loads((out / RUN_FILE).read_text(encoding="utf-8")).get("command")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _unfinished(path: Path) -> bool:
@@ -216,3 +231,11 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def unfiltered(prior: Any) -> str:
+    """What to tell of tasks of a prior that are drawn one by one."""
+    return (
+        f"note: prior {prior.name} has oversample {prior.oversample:g}, which chooses learnable tasks among candidates of a training step; "
+        "tasks drawn by their numbers are all there are, learnable or not (`generate --with-info` says which)"
+    )

@@ -182,11 +182,20 @@ def test_an_override_of_one_weight_keeps_the_others():
         ("columns_least", ".nan", "finite"),
         ("columns_least", ".inf", "finite"),
         ("missing_rate", ".nan", "rate"),
+        ("roots", "[0.1, 0.9]", "at least 1"),
+        ("node_width", "[0.5, 2]", "at least 1"),
+        ("many_levels", "[1, 20]", "at least 2"),
     ],
 )
 def test_laws_that_overflow_are_refused(setting, value, says):
     with pytest.raises(ConfigError, match=says):
         load_prior("graph_scm", overrides={f"components.0.laws.{setting}": value})
+
+
+def test_components_have_names_of_their_own(tmp_path):
+    (tmp_path / "p.yaml").write_text("base: default\nname: twice\ncomponents: [{name: a}, {name: b}, {name: a}]\n")
+    with pytest.raises(ConfigError, match="two have the name 'a'"):
+        load_prior(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("kind", ["priors", "recipes", "suites"])

@@ -42,6 +42,16 @@ def test_a_snapshot_stands_for_its_suite(files, tmp_path):
     assert suite.load(files[1]).categorical.tolist() == [False, True]
 
 
+def test_some_tasks_of_a_suite(files, tmp_path):
+    with pytest.raises(ConfigError, match="is not in suite"):
+        prefetch(files, tmp_path / "snap", tasks=["nowhere"])
+    assert not (tmp_path / "snap").exists()
+    for tasks in (files[1:2], files[:1]):
+        prefetch(files, tmp_path / "snap", tasks=tasks)
+        assert set(tasks) <= set(load_suite(tmp_path / "snap").ids)
+    assert load_suite(tmp_path / "snap").ids == files[:2]
+
+
 def test_damage_is_noticed(files, tmp_path):
     out = tmp_path / "snap"
     prefetch(files[:2], out)

@@ -66,6 +66,12 @@ def test_own_files(tmp_path):
     assert suite.config.source == "files"
     with pytest.raises(DataError, match="1 of 4 rows have no class"):
         list(suite)
+    (tmp_path / "r.csv").write_text("x,y\n" + "\n".join(f"{i},{i % 5 / 2}" for i in range(30)))
+    with pytest.raises(DataError, match='column "y" of .* holds decimal numbers .0.5, for one'):
+        load_file(f"{tmp_path / 'r.csv'}")
+    (tmp_path / "i.csv").write_text("x,y\n" + "1,a\ninf,b\n" * 5)
+    with pytest.raises(DataError, match='row 2: column "x" holds infinity'):
+        load_file(f"{tmp_path / 'i.csv'}")
     with pytest.raises(DataError, match='column "label" is not in'):
         load_file(f"{tmp_path / 't.csv'}::label")
     with pytest.raises(DataError, match="4 different values in 4 rows"):

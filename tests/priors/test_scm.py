@@ -211,10 +211,12 @@ def test_do_refuses_what_is_not_there(models):
         model.do({999: 0.0})
     with pytest.raises(ValueError, match="not in use"):
         model.do({unused: 0.0})
-    with pytest.raises(ValueError, match="not a finite number"):
-        model.do({0: float("nan")})
-    with pytest.raises(ValueError, match="not a finite number"):
-        model.do({0: "high"})
+    for value in (float("nan"), "high", 1e39, -1e5):  # 1e39 is finite as a double alone
+        with pytest.raises(ValueError, match="is not a number from -10000 to 10000"):
+            model.do({0: value})
+    for rows in (-1, 1.5, [-1], [0.5], [[1]], 2**32):
+        with pytest.raises(ValueError, match="whole numbers from 0"):
+            model.sample(rows)
     for where in ("x0", 0.5, (0, "a"), (0, 1, 2), (0.0, 0)):
         with pytest.raises(ValueError, match="node_of_column"):
             model.do({where: 1.0})

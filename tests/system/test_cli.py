@@ -189,20 +189,59 @@ def test_resume_spares_foreign_folders(capsys, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"] and (tmp_path / "README.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize("marks", ["run.json", "dump.json", "prior.yaml checkpoints", "evaluation.json"])
-def test_resume_takes_folders_of_commands_and_of_python(tmp_path, marks):
+@pytest.mark.parametrize(
+    ("marks", "command"),
+    [("run.json", "generate"), ("dump.json", "generate"), ("prior.yaml checkpoints", "pretrain"), ("evaluation.json", "evaluate")],
+)
+def test_resume_takes_folders_of_commands_and_of_python(tmp_path, marks, command):
     for name in marks.split():
         (tmp_path / name).touch()
-    assert open_out(tmp_path, resume=True) == tmp_path
+    assert open_out(tmp_path, command, resume=True) == tmp_path
+    if marks != "run.json":
+        with pytest.raises(ConfigError, match="not made by priorax"):
+            open_out(tmp_path, "bench ablate", resume=True)
+
+
+def test_no_command_touches_what_another_made(capsys, tmp_path, weights):
+    """A generate --resume in a run of pretrain once replaced its config.yaml, an evaluate --overwrite the model it was to read."""
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    (run_folder / "run.json").write_text('{"command": "pretrain"}')
+    (run_folder / "model.safetensors").write_bytes(weights.read_bytes())
+    for how, said in (("--resume", "write into it"), ("--overwrite", "delete it")):
+        code, _, err = run(capsys, "generate", "--n-tasks", "8", *SMALL, "--out", run_folder, how)
+        assert code == 2 and f"was made by priorax pretrain, so priorax generate will not {said}" in err
+    (run_folder / "run.json").write_text('{"command": "evaluate"}')
+    code, _, err = run(capsys, "evaluate", "--model", run_folder / "model.safetensors", "--out", run_folder, "--overwrite")
+    assert code == 2 and "which --overwrite would delete" in err
+    assert sorted(p.name for p in run_folder.iterdir()) == ["model.safetensors", "run.json"]
+
+
+def test_pretrain_checks_what_is_asked_before_it_removes_a_run(capsys, tmp_path, weights):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text('{"command": "pretrain"}')
+    (out / "model.safetensors").write_bytes(weights.read_bytes())
+    base = ["pretrain", "--recipe", "smoke", "--out", out, "--overwrite"]
+    for more, code, said in (
+        (["--start-from", tmp_path / "typo.safetensors"], 4, "typo.safetensors"),
+        (["--start-from", out / "model.safetensors"], 2, "which --overwrite would delete"),
+        (["--start-from", "default"], 2, "model.width is"),
+        (["--seed", "1000003"], 2, "held-out tasks would be training tasks"),
+    ):
+        found, _, err = run(capsys, *base, *more)
+        assert found == code and said in err, err
+        assert sorted(p.name for p in out.iterdir()) == ["model.safetensors", "run.json"]
+    assert run(capsys, *base[:3], "--out", tmp_path / "new", "--seed", "-1")[0] == 2 and not (tmp_path / "new").exists()
 
 
 def test_resume_takes_a_run_killed_before_its_first_file(tmp_path):
     (tmp_path / ".run.json.abc.tmp").write_text("{")
     for how in ({"resume": True}, {"overwrite": True}, {}):
-        assert open_out(tmp_path, **how) == tmp_path
+        assert open_out(tmp_path, "generate", **how) == tmp_path
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not made by priorax"):
-        open_out(tmp_path, resume=True)
+        open_out(tmp_path, "generate", resume=True)
 
 
 def test_dry_run_writes_nothing(capsys, tmp_path):

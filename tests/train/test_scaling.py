@@ -46,11 +46,11 @@ def test_validations_at_the_full_rate_are_fitted(tmp_path):
     log = read_log(run)
     assert len(log.tasks) == 160 and log.decayed.tolist() == [False] * 8 + [True] * 2
     found = scaling([run])
-    assert found["basis"] == "held-out tasks, full learning rate" and found["tasks_so_far"] == 16_000
+    assert found["basis"] == "held-out tasks, full learning rate" and found["tasks_so_far"] == 20_000
     assert found["loss"]["exponent"] == pytest.approx(0.4, abs=0.02)
     assert found["roc_auc"]["per_decade"] == pytest.approx(0.1, abs=1e-6)
     ahead = found["expected"][-1]
-    assert ahead["factor"] == 100 and ahead["loss"] == pytest.approx(_law(1.6e6), abs=0.02)
+    assert ahead["factor"] == 100 and ahead["loss"] == pytest.approx(_law(2e6), abs=0.02)
     assert ahead["loss_interval"][0] <= ahead["loss"] + 1e-6 and ahead["roc_auc"] <= 1
 
 
@@ -59,6 +59,12 @@ def test_the_ends_of_several_runs_are_fitted_together(tmp_path):
     found = scaling(runs)
     assert found["basis"].endswith("decayed") and [p["tasks"] for p in found["points"]] == [1e3, 3e3, 1e4, 3e4]
     assert found["loss"]["floor"] == pytest.approx(0.3, abs=0.03)
+    assert found["tasks_so_far"] == 30_000 and found["expected"][0]["tasks"] == 30_000
+
+
+def test_tasks_so_far_are_those_of_the_decay_too(tmp_path):
+    found = scaling([_write(tmp_path / "a", 400, decay_from=0.5, noise=0.02)], (2,))
+    assert found["basis"].startswith("training loss") and [row["tasks"] for row in found["expected"]] == [40_000, 80_000]
 
 
 def test_without_validations_the_training_loss_is_fitted(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +157,28 @@ def test_a_run_that_is_refused_keeps_what_it_says_of_itself(toy, tmp_path):
         with pytest.raises(ConfigError, match="started with another prior"):
             RunDirectory(tmp_path, recipe, load_prior(prior), 0).open(resume=True)
         assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+def test_a_run_on_a_prior_file_goes_on_where_the_file_is_not(toy, tmp_path, monkeypatch, capsys):
+    """As in another folder, or on another machine: the run holds its prior."""
+    from priorax.configs import to_yaml
+
+    from priorax import cli
+
+    monkeypatch.setattr("priorax.train.pretrain", functools.partial(pretrain, sampler_factory=toy.linear_tasks))
+    (tmp_path / "mine.yaml").write_text("base: default\nname: three\nsizes: {classes: 3}\n")
+    (tmp_path / "toy.yaml").write_text(to_yaml(dataclasses.replace(toy.RECIPE, prior="mine.yaml")))
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "run"
+    assert cli.main(["pretrain", "--recipe", str(tmp_path / "toy.yaml"), "--out", str(run), "--quiet"]) == 0  # the prior beside it
+    shutil.copytree(run, moved)
+    (tmp_path / "mine.yaml").unlink()
+    monkeypatch.chdir(moved.parent)
+    again = ["pretrain", "--recipe", "run/config.yaml", "--out", "run", "--resume", "--quiet"]
+    assert cli.main(again) == 0, capsys.readouterr().err
+    (moved.parent / "other.yaml").write_text("base: graph_scm\nname: three\nsizes: {classes: 3}\n")
+    for prior, said in (("run/prior.yaml", None), ("other.yaml", "started with another prior")):
+        code, err = cli.main([*again, "--prior", prior]), capsys.readouterr().err
+        assert (code, said) == (0, None) or code == 2 and said in err, err
 
 
 @pytest.mark.parametrize(
