@@ -2,8 +2,8 @@
 
     pip install "jax[cuda13]==VERSION" .                                  # the JAX of the machine with the GPU; no GPU is needed
     python benchmarks/gpu_ahead.py compile --recipe base --programs DIR
-    python benchmarks/gpu_ahead.py run --recipe base --programs DIR --out OUT --run RUN --time-limit 9m [--keep DIR] [--total-time 13m]
-    python benchmarks/gpu_ahead.py run ... --resume --timing 0s                                        # a further leg
+    python benchmarks/gpu_ahead.py run --recipe base --programs DIR --out OUT --run RUN --time-limit 9m [--keep DIR] [--total-time 12m45s]
+    python benchmarks/gpu_ahead.py run ... --resume --timing none                                      # a further leg
 
 ``compile``, 16 minutes on two cores for four shapes, writes to DIR, for the H200 that `gpu_programs` describes: the dispatch of every
 table shape with attention by `priorax.models.pallas_attention` (cuDNN's cannot be compiled without a GPU) and products by cuBLAS (Triton's
@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--keep", type=Path, help="run: empty or absent folder for the packed state, weights, metrics and figures")
-    parser.add_argument("--timing", default="25s", help="run: time kept to time programs after the leg; what fails then costs no training")
+    parser.add_argument("--timing", default="25s", help="run: time kept to time programs after the leg, or none; what fails then costs no training")
     parser.add_argument("--compile-there", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--trace", type=int, nargs="*", default=[], help="run: shapes whose kernels are timed one by one")
     args = parser.parse_args()
@@ -115,7 +115,12 @@ def refuse(args: argparse.Namespace) -> None:
 
     from priorax.train.checkpoints import list_checkpoints
 
-    known = json.loads((args.programs / "programs.json").read_text(encoding="utf-8"))["identity"]
+    from priorax.options import seconds
+
+    made = args.programs / "programs.json"
+    if not made.is_file():
+        raise SystemExit(f"no {made}: nothing was compiled there, or not to the end")
+    known = json.loads(made.read_text(encoding="utf-8"))["identity"]
     here = identity(recipe_of(args.recipe, "pallas"))
     if known != here:
         other = ", ".join(f"{name} {known.get(name)} there, {here[name]} here" for name in here if known.get(name) != here[name])
@@ -127,8 +132,18 @@ def refuse(args: argparse.Namespace) -> None:
         raise SystemExit(f"{args.run} is not empty; go on with --resume, or choose another --run")
     if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
         raise SystemExit(f"{args.keep} is not empty; choose another --keep")
+    if seconds(args.time_limit, "--time-limit") < spare(args) + 60:
+        raise SystemExit(f"--time-limit {args.time_limit} leaves no minute beside {spare(args):g} s for packing and --timing")
     if lacking := [name for name in ("tyro", "orbax") if importlib.util.find_spec(name) is None]:
         raise SystemExit(f"not installed: {', '.join(lacking)}")
+
+
+def spare(args: argparse.Namespace) -> float:
+    """Seconds of a leg that are kept for what comes after it."""
+    from priorax.options import seconds
+
+    timing = 0.0 if args.timing == "none" or args.compile_there else seconds(args.timing, "--timing")
+    return timing + (PACKING if args.keep else 0.0)
 
 
 def recipe_of(name: str, attention: str) -> Any:
@@ -288,8 +303,7 @@ def leg(args: argparse.Namespace) -> int:
 
     from priorax.options import seconds
 
-    limit, after = seconds(args.time_limit, "--time-limit"), seconds(args.timing, "--timing") if args.timing != "0s" else 0.0
-    after = (0.0 if args.compile_there else after) + (PACKING if args.keep else 0.0)
+    limit, after = seconds(args.time_limit, "--time-limit"), spare(args)
     total = None if args.total_time is None else seconds(args.total_time, "--total-time") - after
     devices = jax.devices()
     found: dict[str, Any] = {"device": devices[0].device_kind, "jax": jax.__version__, "recipe": args.recipe, "ahead": not args.compile_there}
@@ -313,7 +327,7 @@ def leg(args: argparse.Namespace) -> int:
         validation=result.validation, skipped=result.skipped)  # fmt: skip
     if args.keep is not None:
         keep(args)
-    if not args.compile_there and args.timing != "0s":
+    if not args.compile_there and args.timing != "none":
         signal.signal(signal.SIGALRM, lambda *_: os._exit(0))  # in the middle of a program too: the leg has ended well
         signal.setitimer(signal.ITIMER_REAL, max(limit - (time.monotonic() - began), 1.0))
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import ConfigError
-from .load import load_preset
+from .load import config_digest, load_preset
 from .model import ModelConfig
 from .prior import PriorConfig
 from .train import TrainConfig
@@ -148,3 +148,10 @@ def load_recipe(name: str | Path = "nano", overrides: Mapping[str, str] | None =
     if recipe.prior.endswith((".yaml", ".yml")) and not Path(recipe.prior).expanduser().is_file() and beside.is_file():
         recipe = dataclasses.replace(recipe, prior=str(beside.resolve()))
     return recipe
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """`config_digest` of a recipe, of whose prior's file only that it is one counts: where it lies is another matter on every machine, and
+    what it holds has a digest of its own."""
+    is_file = recipe.prior.endswith((".yaml", ".yml")) or "/" in recipe.prior
+    return config_digest(dataclasses.replace(recipe, prior="") if is_file else recipe)

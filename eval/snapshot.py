@@ -47,14 +47,15 @@ def prefetch(
     wanted = pick_tasks(suite, tasks)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / MANIFEST
+    path, earlier = out / MANIFEST, set()
     manifest: dict[str, Any] = {"format": FORMAT_VERSION, "suite": suite.name, "tasks": {}, "missing": {}}
     if path.exists():
         held = read_manifest(out)
         if held["suite"] != suite.name:
             raise ConfigError(f'{out} holds the suite "{held["suite"]}", not "{suite.name}"; use another folder')
-        manifest["tasks"] = held["tasks"]
-    ids = [task for task in suite.ids if task in {*wanted, *manifest["tasks"]}]
+        manifest["tasks"], earlier = held["tasks"], set(held["ids"])
+        manifest["missing"] = {task: why for task, why in held["missing"].items() if task not in wanted}
+    ids = [task for task in suite.ids if task in {*wanted, *earlier}]
     manifest |= {"protocol": suite.config.protocol, "ids": ids, "server_errors": []}
 
     def server_error(fields: dict[str, Any]) -> None:

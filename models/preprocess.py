@@ -19,6 +19,7 @@ What becomes of a column:
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from typing import Any
 
@@ -192,6 +193,8 @@ def _warn_of_numbers(name: str, present: set[Any]) -> None:
 
 
 def _reads_as_number(text: str) -> bool:
+    if "_" in text or re.match(r"[+-]?0\d", text):  # codes: Python alone takes the first for numbers, and the second would lose its zeros
+        return False
     try:
         float(text)
     except ValueError:
@@ -228,7 +231,9 @@ def _numbers(name: str, values: np.ndarray, wanted: str) -> np.ndarray:
         return np.full(len(values), np.nan)
     held = {"M": "dates", "m": "durations"}.get(kind, "numbers")
     if held != f"{wanted}s" and kind != "O":
-        raise ValueError(f"column {name!r} held {wanted}s in fit but holds {held} now; encode it the same way")
+        raise ValueError(
+            f"column {name!r} held {wanted}s in fit but holds {held} now; encode it the same way (or fit again, where an earlier version did)"
+        )
     if kind == "m":
         return np.where(np.isnat(values), np.nan, values.astype(np.int64) / 1e6)
     if kind == "O":

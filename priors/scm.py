@@ -98,8 +98,9 @@ class SCM:
         Raises:
           ValueError: ``rows`` is not a whole number, or addresses are not whole numbers in [0, 2**32).
         """
-        asked = np.asarray(rows)
-        if asked.dtype.kind not in "iu" or asked.ndim > 1 or (asked < 0).any() or (asked >= 2**32).any():
+        asked = rows if isinstance(rows, jax.core.Tracer) else np.asarray(rows)
+        whole = np.dtype(asked.dtype).kind in "iu" and asked.ndim <= 1
+        if not whole or not isinstance(asked, jax.core.Tracer) and ((asked < 0).any() or (asked >= 2**32).any()):
             raise ValueError(f"rows is {rows!r}; give how many, or row addresses: whole numbers from 0 to 2**32 - 1")
         address = jnp.arange(rows, dtype=jnp.uint32) if np.ndim(rows) == 0 else jnp.asarray(rows, jnp.uint32)
         return _sample(self, address, _nothing(self) if do is None else do)

@@ -19,7 +19,7 @@ from ..configs.errors import ConfigError, NumericalError
 from ..configs.interrupt import StopFlag
 from ..configs.load import config_digest
 from ..configs.prior import PriorConfig, load_prior
-from ..configs.recipe import Recipe
+from ..configs.recipe import Recipe, recipe_digest
 from ..models.network import count_params
 from ..models.threads import one_blas_thread
 from ..priors import make_sampler
@@ -161,7 +161,7 @@ class _Run:
         team = self.team
         team.check_same(
             {
-                "recipe": config_digest(self.recipe), "prior": config_digest(self.prior), "seed": str(self.seed),
+                "recipe": recipe_digest(self.recipe), "prior": config_digest(self.prior), "seed": str(self.seed),
                 "JAX version": jax.__version__,
             }
         )  # fmt: skip

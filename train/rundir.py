@@ -19,7 +19,7 @@ from ..configs.errors import ConfigError, DataError, PrioraxError
 from ..configs.files import claimed, replacing, write_text
 from ..configs.load import config_digest, load_yaml, to_dict, to_yaml
 from ..configs.prior import PriorConfig
-from ..configs.recipe import Recipe
+from ..configs.recipe import Recipe, recipe_digest
 from ..models.growth import check_can_start, grow
 from ..models.weights import LoadedWeights, default_weights_path, load_weights, save_weights
 from .checkpoints import Checkpoint, list_checkpoints, restore_latest, save_checkpoint, verify_checkpoint
@@ -153,7 +153,7 @@ class RunDirectory:
         if not math.isfinite(found["loss"]) and self._exported_step() == step:
             return True
         meta = {
-            "recipe": self.recipe.name, "recipe_sha256": config_digest(self.recipe), "prior": self.prior.name,
+            "recipe": self.recipe.name, "recipe_sha256": recipe_digest(self.recipe), "prior": self.prior.name,
             "prior_sha256": config_digest(self.prior), "seed": self.seed, "steps": step,
             "tasks_seen": tasks_seen,
             "validation": {n: round(found[n], 6) for n in ("loss", "accuracy", "roc_auc") if math.isfinite(found[n])},

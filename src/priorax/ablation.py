@@ -111,13 +111,14 @@ def _one_run(
 ) -> dict[str, Any]:
     """Trains and measures, or reads what an earlier call of the same run found: `FACTS`, and a list of each metric."""
     from priorax.configs import config_digest, load_prior
+    from priorax.configs.recipe import recipe_digest
     from priorax.models import count_params
     from priorax.models.weights import load_weights
     from priorax.train import pretrain
     from priorax.train.heldout import measure_tasks
 
     made_of = {
-        "recipe": config_digest(recipe), "prior": config_digest(load_prior(recipe.prior)), "seed": seed,
+        "recipe": recipe_digest(recipe), "prior": config_digest(load_prior(recipe.prior)), "seed": seed,
         "seconds": seconds, "held_out_prior": config_digest(prior),
         "held_out": [[config_digest(s.shape), len(s.component)] for s in sets],
     }  # fmt: skip

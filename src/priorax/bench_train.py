@@ -35,7 +35,7 @@ def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int
     import jax
     import jax.numpy as jnp
 
-    from priorax.configs import config_digest
+    from priorax.configs.recipe import recipe_digest
     from priorax.models.network import numerics
     from priorax.priors import make_sampler
     from priorax.priors.keys import seed_key
@@ -74,7 +74,7 @@ def _point(recipe: Any, shape: Any, prior: Any, devices: list[Any], repeats: int
     memory = program.memory_analysis()
     peak = None if memory is None else round((memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6, 1)
     return {
-        "recipe": recipe.name, "recipe_sha256": config_digest(recipe)[:12], "rows": shape.rows, "columns": shape.columns, "context": shape.context,
+        "recipe": recipe.name, "recipe_sha256": recipe_digest(recipe)[:12], "rows": shape.rows, "columns": shape.columns, "context": shape.context,
         "least_context": shape.least_context, "score_columns": shape.score_columns,
         "tasks": shape.tasks, "devices": len(devices), "dtype": dtype.name, "attention": kernel,
         "tasks_per_s": _spread(rates),

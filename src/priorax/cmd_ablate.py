@@ -64,7 +64,7 @@ class Ablate(options.OutDir):
 
     def run(self, settings: dict[str, str]) -> None:
         from priorax.ablation import Families, Runs, compare, markdown, run_variants
-        from priorax.configs import config_digest
+        from priorax.configs.recipe import recipe_digest
 
         for name, value in (("n-tasks", self.n_tasks), ("held-out", self.held_out), ("seeds", self.seeds)):
             if value is not None and value < 1:
@@ -78,7 +78,7 @@ class Ablate(options.OutDir):
         asked = {"recipe": self.recipe, "tasks": tasks, "seconds": seconds, "seed": self.seed}
         output.write_run(out, "bench ablate", asked)
         about = {
-            "kind": "ablation", "recipe": variants[0].recipe.name, "recipe_sha256": config_digest(variants[0].recipe),
+            "kind": "ablation", "recipe": variants[0].recipe.name, "recipe_sha256": recipe_digest(variants[0].recipe),
             "variants": {v.name: text for v, text in zip(variants[1:], self.variants, strict=True)},
             "seeds": {v.name: v.seeds for v in variants}, "tasks": tasks, "seconds": seconds,
             "environment": runtime.environment(),

@@ -273,7 +273,7 @@ def _base(path: Path) -> list[dict[str, Any]]:
 
 def _compare(points: list[dict[str, Any]], old: list[dict[str, Any]], base: Path, measure: str, higher: bool, percent: float) -> None:
     # What no point of an earlier version says of itself cannot be compared.
-    names = [name for name in _MEASURED if any(name in p for p in old)]
+    names = [name for name in _MEASURED if name == "score_columns" or any(name in p for p in old)]
     key = lambda point: _key(point, names)
     try:
         table = {key(point): point[measure]["median"] for point in old}

@@ -99,7 +99,7 @@ class Predict(options.Common):
         }
         if self.proba:
             table |= {f"proba_{c}": probabilities[:, k].tolist() for k, c in enumerate(classes)}
-        truth = table_io.labels(test[self.target]) if self.target in test else [None]
+        truth = table_io.labels(test[self.target], whole) if self.target in test else [None]
         truth = None if any(map(_missing, truth)) else _labels(truth, whole)
         self._finish(out, table, truth, x_train, classes, seconds)
 

@@ -56,7 +56,8 @@ class Speedrun(options.OutDir):
     """Parts to split a CPU into; 0: one per core."""
 
     def run(self, settings: dict[str, str]) -> None:
-        from priorax.configs import config_digest, load_recipe
+        from priorax.configs import load_recipe
+        from priorax.configs.recipe import recipe_digest
         from priorax.eval.speedrun import PUBLISHED_BAR, networks, prepare, race_score
         from priorax.eval.suites import load_suite
         from priorax.models import load_weights
@@ -71,7 +72,7 @@ class Speedrun(options.OutDir):
         courses, left_out = prepare(suite, self.tasks or None, recipe.model.max_classes)
         what = {
             "suite": suite.name, "data_sets": {c.id: c.name for c in courses}, "recipe": recipe.name,
-            "recipe_sha256": config_digest(recipe), "seed": self.seed, "forest_seed": self.forest_seed,
+            "recipe_sha256": recipe_digest(recipe), "seed": self.seed, "forest_seed": self.forest_seed,
         }  # fmt: skip
         out = output.open_out(self.out, "bench speedrun", overwrite=self.overwrite, resume=self.resume)
         before = _before(out / RESULTS, what)

@@ -172,11 +172,13 @@ def known(cells: Sequence[Any]) -> list[Any]:
     return [c if not isinstance(c, str) else None if c.strip().lower() in MISSING else c.strip() for c in cells]
 
 
-def labels(cells: Sequence[Any]) -> list[Any]:
+def labels(cells: Sequence[Any], numbers: bool | None = None) -> list[Any]:
     """Cells of a column of classes, None where there is no label. "none" is a class, as of "none, mild, severe", unless all others are
-    numbers."""
+    numbers; whether they are says ``numbers``, or the cells themselves."""
     found = known(cells)
-    if all(c is None or not isinstance(c, str) or number(c) is not None for c in found):
+    if numbers is None:
+        numbers = all(c is None or not isinstance(c, str) or number(c) is not None for c in found)
+    if numbers:
         return found
     return [c.strip() if isinstance(c, str) and c.strip().lower() == "none" else f for c, f in zip(cells, found, strict=True)]
 
@@ -210,7 +212,11 @@ def typed(
                     raise DataError(f'{place(side, i)}: column "{name}" holds {type(c).__name__}, not one value')
         out[0][:, j], out[1][:, j] = cells, asked
         if name in categorical:
-            out[0][:, j], out[1][:, j] = [_category(c) for c in cells], [_category(c) for c in asked]
+            for side, column in enumerate((cells, asked)):
+                for i, c in enumerate(column):
+                    out[side][i, j] = found = _category(c)
+                    if isinstance(found, float) and math.isinf(found):
+                        raise DataError(f'{place(side, i)}: column "{name}" holds infinity; leave the cell empty or the row out')
             continue
         if not any(isinstance(c, str) for c in cells):
             numeric = any(isinstance(c, (int, float)) and not isinstance(c, bool) for c in cells)
@@ -218,8 +224,10 @@ def typed(
             numeric = all(c is None or _reads_as_number(c) for c in cells)
         if not numeric:
             if any(isinstance(c, str) for c in cells):
-                # Numbers in one file may be text in the other, or in other rows of the same.
-                out[0][:, j], out[1][:, j] = [_text(c) for c in cells], [_text(c) for c in asked]
+                # Numbers in one file may be text in the other, or in other rows of the same; then "1.0" is what a number 1 would be.
+                mixed = any(_reads_as_number(c) and not isinstance(c, str) for c in (*cells, *asked))
+                for side, column in enumerate((cells, asked)):
+                    out[side][:, j] = [_text(c, mixed) for c in column]
             elif any(isinstance(c, datetime.date) for c in cells):
                 for i, c in enumerate(asked):
                     if isinstance(c, str):
@@ -250,9 +258,12 @@ def _reads_as_number(cell: Any) -> bool:
     return number(cell) is not None if isinstance(cell, str) else isinstance(cell, (int, float)) and not isinstance(cell, bool)
 
 
-def _text(cell: Any) -> str | None:
-    """A cell of a column of text; whole numbers without a decimal point."""
-    if cell is None or isinstance(cell, str):
+def _text(cell: Any, mixed: bool) -> str | None:
+    """A cell of a column of text; whole numbers without a decimal point, also those that are text where the column is ``mixed``."""
+    if isinstance(cell, str):
+        whole = _DECIMAL_ZERO.fullmatch(cell) if mixed else None
+        return whole[1] if whole else cell
+    if cell is None:
         return cell
     if isinstance(cell, float):
         return None if math.isnan(cell) else str(int(cell)) if cell.is_integer() else str(cell)
@@ -262,11 +273,11 @@ def _text(cell: Any) -> str | None:
 def _category(cell: Any) -> Any:
     """A cell of a column declared categorical: the number it is if it is written as one would write that number, so that codes are in
     the order of numbers; else the text. "1.0" is 1, as other programs write whole numbers beside missing ones; "01" is not."""
-    text = _text(cell)
+    if isinstance(cell, (bool, np.bool_)) or isinstance(cell, float) and math.isinf(cell):
+        return cell  # a truth value is compared as the number it is
+    text = _text(cell, mixed=True)
     if text is None:
         return None
-    if whole := _DECIMAL_ZERO.fullmatch(text):
-        text = whole[1]
     plain = _PLAIN_NUMBER.fullmatch(text)
     return text if plain is None else float(text) if plain[2] else int(text)
 

@@ -50,6 +50,9 @@ def test_some_tasks_of_a_suite(files, tmp_path):
         prefetch(files, tmp_path / "snap", tasks=tasks)
         assert set(tasks) <= set(load_suite(tmp_path / "snap").ids)
     assert load_suite(tmp_path / "snap").ids == files[:2]
+    prefetch(files, tmp_path / "all")  # the last one is not there
+    manifest = prefetch(files, tmp_path / "all", tasks=files[:1])
+    assert manifest["ids"] == files and set(manifest["missing"]) == {files[2]}, "what was asked for before is still missing"
 
 
 def test_damage_is_noticed(files, tmp_path):

@@ -228,6 +228,9 @@ case(CELLS, "numbers that are all text", UserWarning, "24 of 24 different values
 case(CELLS, "the same in a column declared categorical", None, "a category, without a warning")(
     lambda: len(proba(*[frame(a=X[:, 0].astype(str), b=X[:, 1])] * 2, categorical_features=["a"]))
 )
+case(CELLS, "codes with leading zeros or underscores", None, "categories, without a warning")(
+    lambda: len(proba(*[frame(a=[f"{i:05}" for i in range(N)], b=[f"2000_{i + 10}" for i in range(N)])] * 2))
+)
 case(CELLS, "dates and times", None, "a number and calendar parts")(lambda: len(proba(frame(d=_days()), frame(d=_days()))))
 case(CELLS, "dates of the years 1 and 9999", None, "the same")(lambda: len(proba(*[frame(d=_far_days())] * 2)))
 case(CELLS, "dates with a time zone", None, "converted to UTC")(

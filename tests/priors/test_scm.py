@@ -214,6 +214,10 @@ def test_do_refuses_what_is_not_there(models):
     for value in (float("nan"), "high", 1e39, -1e5):  # 1e39 is finite as a double alone
         with pytest.raises(ValueError, match="is not a number from -10000 to 10000"):
             model.do({0: value})
+    addresses = jnp.arange(4, dtype=jnp.uint32)
+    assert jax.eval_shape(lambda rows: model.sample(rows)["y"], addresses).shape == (model.n_tasks, 4)  # under jit they have no values
+    with pytest.raises(ValueError, match="whole numbers"):
+        jax.eval_shape(lambda rows: model.sample(rows)["y"], addresses.astype(jnp.float32))
     for rows in (-1, 1.5, [-1], [0.5], [[1]], 2**32):
         with pytest.raises(ValueError, match="whole numbers from 0"):
             model.sample(rows)

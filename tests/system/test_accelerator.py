@@ -67,8 +67,12 @@ def ahead(tmp_path):
 
 def test_a_leg_that_cannot_be_meant_is_refused_before_it_begins(ahead, tmp_path):
     module, programs = ahead
-    args = argparse.Namespace(programs=programs, recipe="smoke", run=tmp_path / "run", keep=None, resume=False)
+    args = argparse.Namespace(programs=programs, recipe="smoke", run=tmp_path / "run", keep=None, resume=False, time_limit="9m", timing="25s", compile_there=False)
     module.refuse(args)
+    with pytest.raises(SystemExit, match="leaves no minute"):
+        module.refuse(argparse.Namespace(**vars(args) | {"timing": "8m30s"}))
+    with pytest.raises(SystemExit, match="nothing was compiled there"):
+        module.refuse(argparse.Namespace(**vars(args) | {"programs": tmp_path}))
     with pytest.raises(SystemExit, match="no checkpoint"):
         module.refuse(argparse.Namespace(**vars(args) | {"resume": True}))
     (tmp_path / "run").mkdir()
@@ -86,7 +90,7 @@ def test_a_leg_whose_programs_cannot_run_compiles_its_own(ahead, tmp_path):
     """As on a GPU they were not made for; here there are none at all."""
     out, run, kept = tmp_path / "out", tmp_path / "run", tmp_path / "kept"
     command = [sys.executable, str(SCRIPT.with_name("gpu_ahead.py")), "run", "--recipe", "smoke", "--programs", str(ahead[1]),
-               "--out", str(out), "--run", str(run), "--keep", str(kept), "--time-limit", "10m", "--total-time", "12m"]  # fmt: skip
+               "--out", str(out), "--run", str(run), "--keep", str(kept), "--timing", "none", "--time-limit", "10m", "--total-time", "12m"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert "not through its trial (exit code 1); compiling there" in done.stdout

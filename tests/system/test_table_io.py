@@ -83,6 +83,10 @@ def test_numbers_written_by_arrow_stand_for_text_categories(tmp_path):
     assert z[:, 0].tolist() == ["1", None] and x[:, 0].tolist() == ["1", "b"]
     x, z = table_io.typed({"c": [1, "b", 2.0]}, {"c": [1, 2, "1"]}, tmp_path, tmp_path)
     assert x[:, 0].tolist() == ["1", "b", "2"] and z[:, 0].tolist() == ["1", "2", "1"]
+    x, z = table_io.typed({"c": ["1.0", "b"]}, {"c": [1.0, "1.0"]}, tmp_path, tmp_path)
+    assert x[:, 0].tolist() == ["1", "b"] and z[:, 0].tolist() == ["1", "1"]
+    x, z = table_io.typed({"c": ["1.0", "b"]}, {"c": ["1.0", "1"]}, tmp_path, tmp_path)
+    assert x[:, 0].tolist() == ["1.0", "b"] and z[:, 0].tolist() == ["1.0", "1"], "where all is text it stays as it is"
 
 
 def test_numbers_beside_numeric_text_and_empty_text_are_numbers(tmp_path):
@@ -96,11 +100,15 @@ def test_declared_categories_are_compared_as_written(tmp_path):
     x, z = table_io.typed(train, test, tmp_path, tmp_path, categorical=("zip", "id", "size"))
     assert x.T.tolist() == [["01234", 1234, None], [2**60, 2**60 + 1, 1], [1, 0.5, None]]
     assert z.T.tolist() == [[1234, "01234"], [2**60 + 1, 1], [1, 0.5]]
+    assert table_io.typed({"a": ["1", "0"]}, {"a": [True]}, tmp_path, tmp_path, categorical=["a"])[1].tolist() == [[1]]
+    with pytest.raises(DataError, match="row 1: column .a. holds infinity"):
+        table_io.typed({"a": [1.0, 2.0]}, {"a": [float("inf")]}, tmp_path, tmp_path, categorical=["a"])
 
 
 def test_none_is_a_class_unless_classes_are_numbers():
     assert table_io.labels(["none", " mild", "", "NA", None]) == ["none", "mild", None, None, None]
     assert table_io.labels(["none", "1", 0.0]) == [None, "1", 0.0]
+    assert table_io.labels(["none", "none"], numbers=False) == ["none", "none"], "as the training labels say"
 
 
 def test_an_index_that_pandas_hides_is_no_column(tmp_path):
