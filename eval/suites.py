@@ -223,15 +223,14 @@ def load_file(spec: str) -> DataSet:
     X = frame.drop(columns=[target])
     try:
         # As the encoder reads them: text, truth values and category dtypes, but neither dates nor decimal numbers.
-        categorical = [c.levels is not None or c.values.dtype.kind in "bO" for c in read_table(X)]
+        columns = read_table(X)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {error}") from None
-    numbers = X.select_dtypes("number").to_numpy(dtype=float, na_value=np.nan)
-    if np.isinf(numbers).any():
-        row, column = np.argwhere(np.isinf(numbers))[0]
-        raise DataError(
-            f'{file}, row {row + 1}: column "{X.select_dtypes("number").columns[column]}" holds infinity; leave the cell empty or the row out'
-        )
+    categorical = [c.levels is not None or c.values.dtype.kind in "bO" for c in columns]
+    for column in columns:
+        if column.values.dtype.kind == "f" and np.isinf(column.values).any():
+            row = int(np.flatnonzero(np.isinf(column.values))[0])
+            raise DataError(f'{file}, row {row + 1}: column "{column.name}" holds infinity; leave the cell empty or the row out')
     held = frame[target]
     if pandas.api.types.is_float_dtype(held) and not held.isna().any() and len(decimals := held[held % 1 != 0]):
         raise DataError(

@@ -213,11 +213,11 @@ class RunDirectory:
             ) from error
 
 
-def check_request(recipe: Recipe, seed: int, out: Path | None = None) -> None:
+def check_request(recipe: Recipe, seed: int, begins: bool = False) -> None:
     """Refuses a run that cannot begin, before anything is written or an older run is removed.
 
     Args:
-      out: where the run is to be; only needed where the weights it starts from are not kept there yet.
+      begins: the weights to start from are looked at too. A run that goes on has a copy of its own.
 
     Raises:
       ConfigError: the seed is out of range or that of the held-out tasks; the network cannot start from the weights the recipe names.
@@ -227,7 +227,7 @@ def check_request(recipe: Recipe, seed: int, out: Path | None = None) -> None:
         raise ConfigError(f"seed is {seed}; it must lie in [0, 2**63)")
     if seed == recipe.train.validation_seed:
         raise ConfigError(f"seed {seed} draws the tasks of train.validation_seed; held-out tasks would be training tasks")
-    if out is not None and recipe.start_from is not None:
+    if begins and recipe.start_from is not None:
         _load_start(recipe, _source(recipe.start_from))
 
 

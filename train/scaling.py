@@ -30,6 +30,7 @@ class Log:
       tasks, loss: f64[S], tasks seen and training loss, from the end of the warm-up to the start of the decay.
       held_tasks, held_loss, held_auc: f64[V], of the averaged weights on held-out tasks.
       decayed: bool[V], whether the learning rate had come down when they were measured.
+      last_tasks: tasks seen at the end, the decay included.
     """
 
     name: str

@@ -136,7 +136,7 @@ class Pretrain(options.OutDir):
         seed = (known or 0) if self.seed is None else self.seed
         if self.overwrite and recipe.start_from is not None and folder.resolve() in Path(recipe.start_from).resolve().parents:
             raise ConfigError(f"--start-from {recipe.start_from} lies in --out {folder}, which --overwrite would delete; give another --out")
-        check_request(recipe, seed, None if self.resume else folder)  # before an older run is removed
+        check_request(recipe, seed, begins=not self.resume)  # before an older run is removed
         out = output.open_out(self.out, "pretrain", overwrite=self.overwrite, resume=self.resume)
         if known in (None, seed):  # another seed will be refused and is not to be noted as that of the run
             output.write_run(out, "pretrain", {"recipe": recipe.name, "seed": seed})
